@@ -1,0 +1,1 @@
+"""Plain frozen values and pure decisions. Nothing here opens a file, a socket or a clock."""

@@ -1,0 +1,307 @@
+"""Everything that can go wrong, as a taxonomy.
+
+The docstring of a class is its message; its fields fill the braces. Each class also says how every door shows
+it: an errno for FUSE, an exit code for the command line, a status for HTTP. Adapters translate foreign errors
+into these once; doors render them once.
+"""
+
+from __future__ import annotations
+
+import errno as _errno
+from typing import ClassVar
+
+
+class VnaError(Exception):
+    """Something went wrong: {why}."""
+
+    exit_code: ClassVar[int] = 3
+    errno: ClassVar[int] = _errno.EIO
+    http: ClassVar[int] = 500
+
+    def __init__(self, **fields: object) -> None:
+        self.fields = fields
+        template = (type(self).__doc__ or "").strip().splitlines()[0]
+        super().__init__(template.format_map(_Missing(fields)))
+
+    @property
+    def code(self) -> str:
+        """The stable name that programs compare, as the control sockets send it."""
+        return type(self).__name__
+
+
+class _Missing(dict[str, object]):
+    """A field that the raiser left out shows its name instead of hiding the error behind another one."""
+
+    def __missing__(self, key: str) -> str:
+        return f"<{key}>"
+
+
+# -- what a caller asked for cannot be: rendered as the errno POSIX names ------------------------------------
+
+
+class FileSystemError(VnaError):
+    """The file system refused: {why}."""
+
+
+class NotFound(FileSystemError):
+    """{what} does not exist."""
+
+    errno = _errno.ENOENT
+    http = 404
+
+
+class AlreadyExists(FileSystemError):
+    """{what} exists already."""
+
+    errno = _errno.EEXIST
+    http = 409
+
+
+class NotADirectory(FileSystemError):
+    """{what} is not a directory."""
+
+    errno = _errno.ENOTDIR
+    http = 400
+
+
+class IsADirectory(FileSystemError):
+    """{what} is a directory."""
+
+    errno = _errno.EISDIR
+    http = 400
+
+
+class DirectoryNotEmpty(FileSystemError):
+    """Directory {what} is not empty."""
+
+    errno = _errno.ENOTEMPTY
+    http = 409
+
+
+class NotPermitted(FileSystemError):
+    """{what} is not permitted: {why}."""
+
+    errno = _errno.EPERM
+    http = 403
+
+
+class AccessDenied(FileSystemError):
+    """Access to {what} is denied."""
+
+    errno = _errno.EACCES
+    http = 403
+
+
+class CrossesRepositories(FileSystemError):
+    """Names cannot move or be linked from one repository to another; copy instead."""
+
+    errno = _errno.EXDEV
+    http = 400
+
+
+class NameTooLong(FileSystemError):
+    """A name has {length_bytes} bytes; {length_bytes_max} are allowed."""
+
+    errno = _errno.ENAMETOOLONG
+    http = 400
+
+
+class InvalidArgument(FileSystemError):
+    """{why}."""
+
+    errno = _errno.EINVAL
+    http = 400
+
+
+class NoSuchAttribute(FileSystemError):
+    """There is no extended attribute {what}."""
+
+    errno = _errno.ENODATA
+    http = 404
+
+
+class NotSupported(FileSystemError):
+    """{what} is not supported."""
+
+    errno = _errno.EOPNOTSUPP
+    http = 501
+
+
+class TooManyLinks(FileSystemError):
+    """{what} has {links} links, the most there may be."""
+
+    errno = _errno.EMLINK
+    http = 409
+
+
+class TooBig(FileSystemError):
+    """{what} is larger than {limit_bytes} bytes."""
+
+    errno = _errno.E2BIG
+    http = 413
+
+
+class FileTooBig(FileSystemError):
+    """A file cannot grow past {limit_bytes} bytes."""
+
+    errno = _errno.EFBIG
+    http = 413
+
+
+class BadHandle(FileSystemError):
+    """The handle is not open for this."""
+
+    errno = _errno.EBADF
+    http = 400
+
+
+class Busy(FileSystemError):
+    """{what} is busy: {why}."""
+
+    errno = _errno.EBUSY
+    http = 409
+
+
+class NoSpace(FileSystemError):
+    """No space: {why}."""
+
+    errno = _errno.ENOSPC
+    http = 507
+
+
+class ReadOnly(FileSystemError):
+    """{what} is read-only: {why}."""
+
+    errno = _errno.EROFS
+    http = 403
+
+
+class TooManyOpen(FileSystemError):
+    """{limit} files are open, the most there may be."""
+
+    errno = _errno.ENFILE
+    http = 503
+
+
+# -- bytes that are not what they should be ------------------------------------------------------------------
+
+
+class Damaged(VnaError):
+    """{what} does not match its checksum; nothing of it was served."""
+
+    exit_code = 4
+
+
+class FormatUnknown(VnaError):
+    """{what} has format version {found}; this program reads up to {known}. Use a newer vnafs."""
+
+    exit_code = 4
+
+
+class IndexBroken(VnaError):
+    """The index in {what} cannot be used: {why}."""
+
+    exit_code = 4
+
+
+class StorageFailed(VnaError):
+    """The local disk failed while {doing}: {why}. The service stops; nothing unsynced is acknowledged."""
+
+    exit_code = 4
+
+
+# -- targets ------------------------------------------------------------------------------------------------
+
+
+class TargetError(VnaError):
+    """Target {target}: {why}."""
+
+    http = 502
+
+
+class TargetUnavailable(TargetError):
+    """Target {target} cannot be reached now: {why}. It is tried again."""
+
+    exit_code = 1
+    errno = _errno.EIO
+    http = 503
+
+
+class TargetRefused(TargetError):
+    """Target {target} refuses: {why}. Someone must act before it works."""
+
+
+class ObjectMissing(TargetError):
+    """Target {target} has no object {name}."""
+
+    http = 404
+
+
+class ObjectExists(TargetError):
+    """Target {target} has another object at {name} already."""
+
+    http = 409
+
+
+# -- recall --------------------------------------------------------------------------------------------------
+
+
+class RecallFailed(VnaError):
+    """{what} could not be brought back: {why}."""
+
+    exit_code = 1
+
+
+# -- running ------------------------------------------------------------------------------------------------
+
+
+class ConfigurationInvalid(VnaError):
+    """{file}: {key} = {value}: {why}. {fix}"""
+
+    exit_code = 2
+    http = 400
+
+
+class ArchiveBusy(VnaError):
+    """{what} is already in use by process {pid}; stop it first."""
+
+    http = 409
+
+
+class DaemonUnreachable(VnaError):
+    """The {daemon} daemon does not answer on {socket}: {why}. Start it with `vna serve`."""
+
+    exit_code = 1
+    http = 503
+
+
+class RequestInvalid(VnaError):
+    """The request {method} is not understood: {why}."""
+
+    exit_code = 2
+    errno = _errno.EINVAL
+    http = 400
+
+
+class Refused(VnaError):
+    """{what} was refused: {why}."""
+
+    http = 409
+
+
+class NotYet(VnaError):
+    """{what} is not done yet: {why}."""
+
+    exit_code = 1
+    http = 409
+
+
+def every_error() -> dict[str, type[VnaError]]:
+    """Code to class for the whole taxonomy, so that a control client can raise what a daemon refused with."""
+    found: dict[str, type[VnaError]] = {}
+    waiting = [VnaError]
+    while waiting:
+        kind = waiting.pop()
+        found[kind.__name__] = kind
+        waiting.extend(kind.__subclasses__())
+    return found

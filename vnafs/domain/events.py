@@ -1,0 +1,37 @@
+"""What feeds carry: one ordered log of changes for each owner of an index, written with the change itself."""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+
+from vnafs.domain.ids import Inode, Version
+
+
+class EventKind(enum.IntEnum):
+    """The numbers are stored and never change meaning."""
+
+    CREATED = 1
+    REMOVED = 2
+    """The last name and the last handle are gone."""
+    NAMED = 3
+    """A name was added to, moved to or replaced in a directory."""
+    UNNAMED = 4
+    ATTRIBUTES = 5
+    XATTRS = 6
+    STATE = 7
+    VERSION = 8
+    """A new version of the bytes began; the version before it is no longer the file's."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Event:
+    """One change of one inode. What it looks like now is in the index; the feed says where to look."""
+
+    kind: EventKind
+    inode: Inode
+    version: Version
+    parent: Inode = Inode(0)
+    name: bytes = b""
+    detail: int = 0
+    """For STATE the new FileState."""

@@ -1,0 +1,56 @@
+"""Named places where a test may kill, fail or delay a process; in production every one is nothing.
+
+A fault point is reached by name and the names are listed here, so that a test can walk all of them and a
+typing mistake is an error rather than a point that never fires.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+POINTS: tuple[str, ...] = (
+    # seal: the bytes of a version become fixed
+    "seal.leased",
+    "seal.hashed",
+    # pack: pieces and recipes become one object
+    "pack.appended",
+    "pack.closed",
+    "pack.indexed",
+    "pack.proposed",
+    # replicate: the object reaches a target
+    "replicate.started",
+    "replicate.uploaded",
+    "replicate.verified",
+    "replicate.recorded",
+    "replicate.proposed",
+    "replicate.dropped",
+    # evict: local bytes go
+    "evict.decided",
+    "evict.recorded",
+    "evict.removed",
+    # recall: bytes come back
+    "recall.fetched",
+    "recall.written",
+    "recall.adopted",
+    "recall.recorded",
+    # tree: changes of names and local bytes
+    "tree.logged",
+    "tree.version_begun",
+    "tree.unlinked",
+    "log.folded",
+)
+
+
+class Faults(Protocol):
+    """Told whenever a fault point is reached."""
+
+    def reach(self, point: str) -> None:
+        """Return, raise, wait or never return, as the test wants."""
+        ...
+
+
+class NoFaults:
+    """Production: nothing happens."""
+
+    def reach(self, point: str) -> None:
+        """Do nothing."""

@@ -1,0 +1,130 @@
+"""A file's bytes through their life, and the one table of legal moves.
+
+`OPEN → SEALED → PACKED → REPLICATED → STUB`; recall goes back; a write to sealed bytes begins a new version.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+
+from vnafs.domain.clock import Instant
+from vnafs.domain.ids import Inode, RepositoryId, Sha256, Version
+
+
+class FileState(enum.IntEnum):
+    """Where the bytes of one version are. The numbers are stored in the index and never change meaning."""
+
+    OPEN = 1
+    """Being written, or not yet looked at since."""
+    SEALED = 2
+    """Fixed: the SHA-256 is known and equals the local bytes of the recorded fingerprint."""
+    PACKED = 3
+    """Its pieces are in closed, synced packs on the local disk or on targets."""
+    REPLICATED = 4
+    """As many targets as the repository asks for have a verified copy."""
+    STUB = 5
+    """The bytes are only on targets; opening the file recalls them."""
+
+    @property
+    def label(self) -> str:
+        """As `user.vna.state` shows it."""
+        return self.name.lower()
+
+
+TRANSITIONS: frozenset[tuple[FileState, FileState]] = frozenset(
+    {
+        (FileState.OPEN, FileState.SEALED),
+        (FileState.SEALED, FileState.PACKED),
+        (FileState.PACKED, FileState.REPLICATED),
+        (FileState.REPLICATED, FileState.STUB),
+        # recall brings local bytes back
+        (FileState.STUB, FileState.REPLICATED),
+        # a copy was lost or a target removed
+        (FileState.REPLICATED, FileState.PACKED),
+        # a write, or bytes that no longer carry the recorded fingerprint
+        (FileState.SEALED, FileState.OPEN),
+        (FileState.PACKED, FileState.OPEN),
+        (FileState.REPLICATED, FileState.OPEN),
+        (FileState.STUB, FileState.OPEN),
+    }
+)
+
+
+def may_advance(now: FileState, wanted: FileState) -> bool:
+    """Whether tiering may move a version from *now* to *wanted*, several forward steps at once included."""
+    if now is wanted:
+        return True
+    if FileState.OPEN <= now < wanted <= FileState.REPLICATED:
+        return all((FileState(s), FileState(s + 1)) in TRANSITIONS for s in range(now, wanted))
+    return (now, wanted) == (FileState.REPLICATED, FileState.PACKED)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Fingerprint:
+    """What the local file system says of a local file; equal before and after means nobody wrote between."""
+
+    size_bytes: int
+    mtime_ns: int
+    ctime_ns: int
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Seal:
+    """What sealing learned of one version: the identity of its bytes and the fingerprint they were read under."""
+
+    sha256: Sha256
+    fingerprint: Fingerprint
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Candidate:
+    """A row of the work queue: a version that waits in *state* until *due*."""
+
+    inode: Inode
+    version: Version
+    state: FileState
+    due: Instant
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Proposal:
+    """Tiering asks the tree to move (inode, version) to *state*; the tree does so only if that still holds."""
+
+    inode: Inode
+    version: Version
+    state: FileState
+    seal: Seal | None = None
+    """Needed to leave OPEN, ignored otherwise."""
+
+
+class Verdict(enum.Enum):
+    """The tree's answer to one proposal."""
+
+    DONE = "done"
+    GONE = "gone"
+    """No such inode or another version: forget the work."""
+    CHANGED = "changed"
+    """The local bytes are not those that were sealed: the file is OPEN again and will come back as a candidate."""
+    BUSY = "busy"
+    """Somebody has it open; ask again later."""
+    ILLEGAL = "illegal"
+    """No such move from the state it is in."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class FileFacts:
+    """What a decision about one file's bytes needs to know."""
+
+    inode: Inode
+    version: Version
+    repository: RepositoryId
+    state: FileState
+    size_bytes: int
+    sha256: Sha256 | None
+    fingerprint: Fingerprint | None
+    """Of the local bytes at seal or recall; None while OPEN or STUB."""
+    handles_open: int
+    mtime_ns: int
+    path_hint: bytes
+    """One current path below the mount, empty when the file has no name."""

@@ -1,0 +1,80 @@
+"""The port that every target fills: a place for immutable objects. `tests/contract/test_target.py` defines it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import BinaryIO, Protocol
+
+from vnafs.domain.copies import Capabilities, Evidence
+from vnafs.domain.ids import WHOLE, ObjectName, Sha256, Span, TargetName
+
+
+class Body(Protocol):
+    """The bytes of an object about to be put: sized, and readable again from the start for each attempt."""
+
+    @property
+    def size_bytes(self) -> int:
+        """How many bytes there are."""
+        ...
+
+    @property
+    def sha256(self) -> Sha256:
+        """Of all the bytes; known before the first is sent."""
+        ...
+
+    def open(self) -> BinaryIO:
+        """A fresh reader at the first byte; the caller closes it."""
+        ...
+
+
+class Target(Protocol):
+    """A place for immutable objects. Every call may be repeated; none leaves half an object visible.
+
+    Calls may come from several threads at once. All of them raise TargetUnavailable (try again later),
+    TargetRefused (will not work until someone acts) or, where an object is named, ObjectMissing.
+    """
+
+    @property
+    def name(self) -> TargetName:
+        """The administrator's name for it."""
+        ...
+
+    def probe(self) -> Capabilities:
+        """Find out, with small objects under `probe/` that it removes again, what the target can do."""
+        ...
+
+    def put(self, name: ObjectName, body: Body) -> Evidence:
+        """Store an object that must not exist yet.
+
+        A put that finds an object of the same size at *name* returns evidence of what is there (a reply was
+        lost after an earlier put arrived: the caller verifies either way). Raises ObjectExists when what is
+        there has another size.
+        """
+        ...
+
+    def get(self, name: ObjectName, span: Span = WHOLE) -> Iterator[bytes]:
+        """The bytes of *span* in order, in blocks of at most 1 MiB. Raises ObjectMissing.
+
+        A transfer cut short raises TargetUnavailable; it never ends early as if it were whole.
+        """
+        ...
+
+    def read_back(self, name: ObjectName) -> Iterator[bytes]:
+        """All bytes as they are on stable storage: a directory syncs and reads past the page cache."""
+        ...
+
+    def evidence(self, name: ObjectName) -> Evidence:
+        """What the target itself vouches for, now. Raises ObjectMissing."""
+        ...
+
+    def list(self, prefix: str = "") -> Iterator[ObjectName]:
+        """Names that start with *prefix*, in order."""
+        ...
+
+    def delete(self, name: ObjectName) -> None:
+        """Remove an object; one that is not there is no error."""
+        ...
+
+    def close(self) -> None:
+        """Let go of connections. Idempotent."""
+        ...
