@@ -256,7 +256,7 @@ class RecallFailed(VnaError):
 
 
 class ConfigurationInvalid(VnaError):
-    """{file}: {key} = {value}: {why}. {fix}"""
+    """{file}: {key} = {value}: {why}. {fix}."""
 
     exit_code = 2
     http = 400

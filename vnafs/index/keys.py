@@ -1,0 +1,283 @@
+"""The key table: the only place where index keys are built or taken apart.
+
+Numbers are big-endian and fixed-width, so that byte order is number order. In the tables below a digit after a
+name is its width in bytes.
+
+Namespace environment (sole writer: mount)
+
+| key                  | value                     | why                                                              |
+|----------------------|---------------------------|------------------------------------------------------------------|
+| M name               | bytes                     | schema, epoch, fsid, reserved ranges, cursors                    |
+| I inode8             | inode record              | attributes, repository, version, state, seal                     |
+| E parent8 name       | inode, cookie, type       | lookup                                                           |
+| K parent8 cookie8    | inode, type, name         | listing in order of creation; a cookie is never used twice       |
+| X inode8 name        | value                     | extended attributes                                              |
+| L inode8             | target                    | symbolic links                                                   |
+| Q state1 due8 inode8 | version                   | what tiering works from; a file open for write waits at due max  |
+| O inode8             | nothing                   | no name left, still open: purged at last close or next start     |
+| D inode8 version8    | nothing                   | local bytes whose row is gone: removed after that commit         |
+| R inode8             | repository record         | the repository whose top directory this is                       |
+| F seq8               | event                     | the feed                                                         |
+
+Store environment (sole writer: tierd)
+
+| key                        | value                  | why                                                           |
+|----------------------------|------------------------|---------------------------------------------------------------|
+| M name                     | bytes                  | schema, next numbers, cursors                                 |
+| C content8                 | content record         | SHA-256, size, home pack, where its recipe lies, other packs  |
+| H kind1 sha8               | numbers                | first 8 bytes of a hash to contents or pieces, checked after  |
+| P piece8                   | piece record           | where a piece that may be shared is stored                    |
+| N content8 inode8 version8 | nothing                | the files that are this content                               |
+| K pack8                    | pack record            | id, size, digest, repository, packs it leans on, life         |
+| U packid16                 | pack8                  | pack id to number                                             |
+| V pack8 target8            | copy record            | what is known of a pack on a target                           |
+| B pack8 content8           | nothing                | contents at home elsewhere that need this pack                |
+| T target8 due8 pack8       | attempts               | transfers to do                                               |
+| G target8                  | target record          | name, identity, capabilities                                  |
+| F seq8                     | event                  | the feed                                                      |
+"""
+
+from __future__ import annotations
+
+import enum
+import struct
+
+from vnafs.domain.clock import Instant
+from vnafs.domain.files import Candidate, FileState
+from vnafs.domain.ids import (
+    ContentNumber,
+    Inode,
+    PackId,
+    PackNumber,
+    PieceNumber,
+    RepositoryId,
+    Sha256,
+    Version,
+)
+
+NAME_BYTES_MAX = 255
+DUE_NEVER = Instant((1 << 63) - 1)
+
+_U64 = struct.Struct(">Q")
+_TWO = struct.Struct(">cQQ")
+_THREE = struct.Struct(">cQQQ")
+_QUEUE = struct.Struct(">cBQQ")
+
+
+class Hashed(enum.IntEnum):
+    """What a short hash prefix leads to."""
+
+    CONTENT = 1
+    PIECE = 2
+
+
+def _one(table: bytes, number: int) -> bytes:
+    return table + _U64.pack(number)
+
+
+def number_of(key: bytes) -> int:
+    """The last eight bytes of any key that ends in a number."""
+    return int.from_bytes(key[-8:], "big")
+
+
+# -- both environments ---------------------------------------------------------------------------------------
+
+
+def meta(name: str) -> bytes:
+    """M: one named value."""
+    return b"M" + name.encode("ascii")
+
+
+def feed(sequence: int) -> bytes:
+    """F: one event."""
+    return _one(b"F", sequence)
+
+
+FEED = b"F"
+
+# -- namespace -----------------------------------------------------------------------------------------------
+
+
+def inode(number: Inode) -> bytes:
+    """I: one inode."""
+    return _one(b"I", number)
+
+
+INODES = b"I"
+
+
+def entry(parent: Inode, name: bytes) -> bytes:
+    """E: one name in a directory."""
+    return _one(b"E", parent) + name
+
+
+def entries(parent: Inode) -> bytes:
+    """E: prefix of all names in a directory, in byte order."""
+    return _one(b"E", parent)
+
+
+def cookie(parent: Inode, number: int) -> bytes:
+    """K: one place in a directory's listing."""
+    return _TWO.pack(b"K", parent, number)
+
+
+def cookies(parent: Inode) -> bytes:
+    """K: prefix of a directory's listing."""
+    return _one(b"K", parent)
+
+
+def xattr(number: Inode, name: bytes) -> bytes:
+    """X: one extended attribute."""
+    return _one(b"X", number) + name
+
+
+def xattrs(number: Inode) -> bytes:
+    """X: prefix of all extended attributes of an inode."""
+    return _one(b"X", number)
+
+
+XATTR_PREFIX_BYTES = 9
+
+
+def symlink(number: Inode) -> bytes:
+    """L: where a symbolic link points."""
+    return _one(b"L", number)
+
+
+def queue(candidate: Candidate) -> bytes:
+    """Q: one version that waits."""
+    return _QUEUE.pack(b"Q", candidate.state, candidate.due, candidate.inode)
+
+
+def queue_from(state: FileState, due: Instant = Instant(0)) -> bytes:  # noqa: B008 - a NewType call is a constant
+    """Q: where a scan of one state's rows from *due* on begins."""
+    return b"Q" + bytes([state]) + _U64.pack(due)
+
+
+def candidate_of(key: bytes, version: Version) -> Candidate:
+    """A queue row as a value."""
+    _, state, due, number = _QUEUE.unpack(key)
+    return Candidate(Inode(number), version, FileState(state), Instant(due))
+
+
+def orphan(number: Inode) -> bytes:
+    """O: an inode without a name."""
+    return _one(b"O", number)
+
+
+ORPHANS = b"O"
+
+
+def dropped(number: Inode, version: Version) -> bytes:
+    """D: local bytes to remove."""
+    return _TWO.pack(b"D", number, version)
+
+
+DROPPED = b"D"
+
+
+def dropped_of(key: bytes) -> tuple[Inode, Version]:
+    """The inode and version of a D row."""
+    _, number, version = _TWO.unpack(key)
+    return Inode(number), Version(version)
+
+
+def repository(number: RepositoryId) -> bytes:
+    """R: one repository."""
+    return _one(b"R", number)
+
+
+REPOSITORIES = b"R"
+
+# -- store ---------------------------------------------------------------------------------------------------
+
+
+def content(number: ContentNumber) -> bytes:
+    """C: one content."""
+    return _one(b"C", number)
+
+
+CONTENTS = b"C"
+
+
+def hashed(kind: Hashed, digest: Sha256) -> bytes:
+    """H: the numbers that share the first eight bytes of a hash."""
+    return b"H" + bytes([kind]) + digest[:8]
+
+
+def piece(number: PieceNumber) -> bytes:
+    """P: one piece."""
+    return _one(b"P", number)
+
+
+def use(number: ContentNumber, file: Inode, version: Version) -> bytes:
+    """N: one file that is this content."""
+    return _THREE.pack(b"N", number, file, version)
+
+
+def uses(number: ContentNumber) -> bytes:
+    """N: prefix of all files that are this content."""
+    return _one(b"N", number)
+
+
+def use_of(key: bytes) -> tuple[ContentNumber, Inode, Version]:
+    """The parts of an N row."""
+    _, number, file, version = _THREE.unpack(key)
+    return ContentNumber(number), Inode(file), Version(version)
+
+
+def pack(number: PackNumber) -> bytes:
+    """K: one pack."""
+    return _one(b"K", number)
+
+
+PACKS = b"K"
+
+
+def pack_id(identity: PackId) -> bytes:
+    """U: the number of a pack."""
+    return b"U" + identity
+
+
+def copy(number: PackNumber, target: int) -> bytes:
+    """V: one pack on one target."""
+    return _TWO.pack(b"V", number, target)
+
+
+def copies(number: PackNumber) -> bytes:
+    """V: prefix of all copies of a pack."""
+    return _one(b"V", number)
+
+
+def leaning(number: PackNumber, needed_by: ContentNumber) -> bytes:
+    """B: a content at home in another pack that needs this one."""
+    return _TWO.pack(b"B", number, needed_by)
+
+
+def leanings(number: PackNumber) -> bytes:
+    """B: prefix of all contents at home elsewhere that need this pack."""
+    return _one(b"B", number)
+
+
+def transfer(target: int, due: Instant, number: PackNumber) -> bytes:
+    """T: one transfer to do."""
+    return _THREE.pack(b"T", target, due, number)
+
+
+def transfers(target: int) -> bytes:
+    """T: prefix of all transfers to a target, soonest first."""
+    return _one(b"T", target)
+
+
+def transfer_of(key: bytes) -> tuple[int, Instant, PackNumber]:
+    """The parts of a T row."""
+    _, target, due, number = _THREE.unpack(key)
+    return target, Instant(due), PackNumber(number)
+
+
+def target(number: int) -> bytes:
+    """G: one target."""
+    return _one(b"G", number)
+
+
+TARGETS = b"G"

@@ -1,0 +1,42 @@
+"""What the pipeline may ask of the tree.
+
+A port: `fs` fills it in the mount process, a control client everywhere else. Every request carries its
+precondition (inode, version) and may be repeated.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from vnafs.domain.clock import Instant
+from vnafs.domain.files import Candidate, FileFacts, Proposal, Verdict
+from vnafs.domain.ids import Inode, Version
+
+
+class Tree(Protocol):
+    """The owner of names, states and local bytes."""
+
+    def advance(self, proposals: Sequence[Proposal]) -> list[Verdict]:
+        """Move versions forward, each only while its precondition holds; one verdict for each, in order."""
+        ...
+
+    def evict(self, inode: Inode, version: Version) -> Verdict:
+        """REPLICATED to STUB: only without handles and while the local bytes carry their fingerprint."""
+        ...
+
+    def adopt(self, inode: Inode, version: Version, staged: str) -> Verdict:
+        """STUB to REPLICATED: the staged file, complete and synced, becomes the local bytes by rename."""
+        ...
+
+    def facts(self, inode: Inode) -> FileFacts:
+        """What is known of a file now. Raises NotFound."""
+        ...
+
+    def postpone(self, candidates: Sequence[tuple[Candidate, Instant]]) -> None:
+        """Give rows that are still in place a new due time."""
+        ...
+
+    def fold(self) -> None:
+        """A barrier: every change answered so far is visible to read-only readers of the namespace."""
+        ...
