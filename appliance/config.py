@@ -1,0 +1,245 @@
+"""Configuration: one TOML file in, one frozen value out, or a message that names the key, the value and the fix.
+
+Only entry points call this. Secrets are never in the file: a target names a credentials file, or its provider's
+usual environment variables are used.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import tomllib
+from collections.abc import Mapping
+from typing import Any, NoReturn, TypeVar
+
+from vnafs.domain.errors import ConfigurationInvalid
+
+MEBIBYTE = 1024 * 1024
+GIBIBYTE = 1024 * MEBIBYTE
+FILE_NAME = "vnafs.toml"
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class FileSystemSettings:
+    """[file_system]: how the tree behaves."""
+
+    quiet_seconds: float = 5.0
+    """Without a write for this long, a closed file is sealed."""
+    unprotected_seconds_max: float = 3600.0
+    """Older bytes without a verified copy than this are a warning."""
+    allow_other: bool = True
+    """Other users than the one who runs the mount may use it (needs root or user_allow_other)."""
+    open_files_max: int = 65536
+    recall_whole_bytes_max: int = 64 * MEBIBYTE
+    """A larger stub opened for reading is read by range instead of being brought back first."""
+    recall_seconds_max: float = 300.0
+    """An open that waits longer than this for its bytes fails with EIO."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class SpoolSettings:
+    """[spool]: the local disk."""
+
+    high_watermark_percent: float = 80.0
+    """Above this share of the disk (or of bytes_max), replicated files lose their local bytes, oldest first."""
+    low_watermark_percent: float = 70.0
+    """Eviction stops here."""
+    reserve_bytes: int = 512 * MEBIBYTE
+    """Writers get ENOSPC while less than this is free, so that index, log and packs can always go on."""
+    bytes_max: int = 0
+    """Local bytes to keep at most, 0 for the size of the disk."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class PackSettings:
+    """[packs]: how pieces become objects."""
+
+    target_bytes: int = 32 * MEBIBYTE
+    """A pack closes when it reaches this."""
+    age_seconds_max: float = 15.0
+    """A pack closes this long after its first piece."""
+    compression_level: int = 1
+    workers: int = 2
+    """Threads that hash, split and compress."""
+    waiting_bytes_max: int = 8 * GIBIBYTE
+    """Packs that wait on the local disk for a target; past it, packs with one verified copy go, then packing waits."""
+    recall_cache_bytes_max: int = 2 * GIBIBYTE
+    """Packs fetched ahead of recalls."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class TargetSettings:
+    """One [[target]]."""
+
+    name: str
+    url: str
+    credentials_file: str = ""
+    transfers_max: int = 4
+    """Uploads at once."""
+    bytes_per_second_max: int = 0
+    """0 for no limit."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Configuration:
+    """All of vnafs.toml, valid as a whole."""
+
+    archive: str
+    mount: str
+    file_system: FileSystemSettings = FileSystemSettings()
+    spool: SpoolSettings = SpoolSettings()
+    packs: PackSettings = PackSettings()
+    targets: tuple[TargetSettings, ...] = ()
+
+    @property
+    def file(self) -> str:
+        """Where it was read from."""
+        return os.path.join(self.archive, FILE_NAME)
+
+    def folder(self, name: str) -> str:
+        """A folder of the archive: namespace, store, spool, staging, packs or run."""
+        return os.path.join(self.archive, name)
+
+
+def load(archive: str) -> Configuration:
+    """Read and check DIR/vnafs.toml. Raises ConfigurationInvalid."""
+    file = os.path.join(archive, FILE_NAME)
+    try:
+        with open(file, "rb") as stream:
+            document = tomllib.load(stream)
+    except FileNotFoundError:
+        raise ConfigurationInvalid(
+            file=file,
+            key="archive",
+            value=archive,
+            why="there is no archive here",
+            fix="Make one with `vna init DIR --mount PATH`, or name another with --archive or VNA_ARCHIVE",
+        ) from None
+    except (OSError, tomllib.TOMLDecodeError) as problem:
+        raise ConfigurationInvalid(
+            file=file, key="(file)", value=file, why=str(problem), fix="Mend the file and start again"
+        ) from problem
+    return parse(document, archive=os.path.abspath(archive), file=file)
+
+
+def parse(document: Mapping[str, Any], *, archive: str, file: str) -> Configuration:
+    """Check a parsed document as a whole. Raises ConfigurationInvalid at the first problem."""
+    table = _Table(document, file, "")
+    table.only({"version", "mount", "file_system", "spool", "packs", "target"})
+    version = table.get("version", int, 1)
+    if version != 1:
+        table.fail("version", version, "this program knows version 1", "Use a newer vnafs")
+    mount = table.get("mount", str, None)
+    if not os.path.isabs(mount):
+        table.fail("mount", mount, "is not an absolute path", "Write the whole path, from /")
+    configuration = Configuration(
+        archive=archive,
+        mount=mount,
+        file_system=_section(table, "file_system", FileSystemSettings),
+        spool=_section(table, "spool", SpoolSettings),
+        packs=_section(table, "packs", PackSettings),
+        targets=tuple(_targets(table)),
+    )
+    _check(configuration, table)
+    return configuration
+
+
+class _Table:
+    """One TOML table with the name it has in the file, so that messages can say where."""
+
+    def __init__(self, rows: Mapping[str, Any], file: str, name: str) -> None:
+        self._rows = rows
+        self._file = file
+        self._name = name
+
+    def fail(self, key: str, value: object, why: str, fix: str) -> NoReturn:
+        raise ConfigurationInvalid(file=self._file, key=self._name + key, value=repr(value), why=why, fix=fix)
+
+    def only(self, known: set[str]) -> None:
+        for key in self._rows:
+            if key not in known:
+                self.fail(key, self._rows[key], "is not a known key", f"Known are: {', '.join(sorted(known))}")
+
+    def get(self, key: str, kind: type, default: Any) -> Any:
+        if key not in self._rows:
+            if default is None:
+                self.fail(key, None, "is missing", f"Add a line `{key} = …`")
+            return default
+        value = self._rows[key]
+        if kind is float and type(value) is int:
+            value = float(value)
+        if type(value) is not kind:
+            self.fail(key, value, f"is not of type {kind.__name__}", f"Write a value of type {kind.__name__}")
+        return value
+
+    def section(self, key: str) -> _Table:
+        rows = self._rows.get(key, {})
+        if not isinstance(rows, dict):
+            self.fail(key, rows, "is not a table", f"Begin it with a line `[{key}]`")
+        return _Table(rows, self._file, f"{self._name}{key}.")
+
+    def sections(self, key: str) -> list[_Table]:
+        rows = self._rows.get(key, [])
+        if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
+            self.fail(key, rows, "is not a list of tables", f"Begin each with a line `[[{key}]]`")
+        return [_Table(row, self._file, f"{key}[{number}].") for number, row in enumerate(rows)]
+
+
+_T = TypeVar("_T", FileSystemSettings, SpoolSettings, PackSettings, TargetSettings)
+_KINDS: Mapping[str, type] = {"int": int, "float": float, "str": str, "bool": bool}
+
+
+def _section(table: _Table, name: str, kind: type[_T]) -> _T:
+    return _fill(table.section(name), kind)
+
+
+def _fill(table: _Table, kind: type[_T]) -> _T:
+    fields = dataclasses.fields(kind)
+    table.only({field.name for field in fields})
+    values = {}
+    for field in fields:
+        default = None if field.default is dataclasses.MISSING else field.default
+        values[field.name] = table.get(field.name, _KINDS[str(field.type)], default)
+        if isinstance(values[field.name], int | float) and values[field.name] < 0:
+            table.fail(field.name, values[field.name], "is negative", "Write zero or more")
+    return kind(**values)
+
+
+def _targets(table: _Table) -> list[TargetSettings]:
+    found: list[TargetSettings] = []
+    for section in table.sections("target"):
+        target = _fill(section, TargetSettings)
+        if not target.name or not target.name.replace("-", "").replace("_", "").isalnum():
+            section.fail("name", target.name, "is not a name", "Use letters, digits, - and _")
+        if target.name in {other.name for other in found}:
+            section.fail("name", target.name, "is used twice", "Give each target its own name")
+        if target.transfers_max < 1:
+            section.fail("transfers_max", target.transfers_max, "is less than one", "Write 1 or more")
+        found.append(target)
+    return found
+
+
+def _check(configuration: Configuration, table: _Table) -> None:
+    """What one key cannot know of another."""
+    spool, packs = configuration.spool, configuration.packs
+    if not 0 < spool.low_watermark_percent < spool.high_watermark_percent <= 100:
+        table.fail(
+            "spool.low_watermark_percent",
+            spool.low_watermark_percent,
+            f"is not between 0 and spool.high_watermark_percent = {spool.high_watermark_percent}",
+            "Choose low < high <= 100, for example 70 and 80",
+        )
+    if not MEBIBYTE <= packs.target_bytes <= 64 * MEBIBYTE:
+        table.fail("packs.target_bytes", packs.target_bytes, "is not 1 to 64 MiB", "33554432 (32 MiB) is a good choice")
+    if not 1 <= packs.compression_level <= 19:
+        table.fail("packs.compression_level", packs.compression_level, "is not 1 to 19", "1 is fast, 3 a bit smaller")
+    if packs.workers < 1:
+        table.fail("packs.workers", packs.workers, "is less than one", "Write the number of processors")
+    inside = os.path.commonpath([configuration.mount, configuration.archive])
+    if inside in {configuration.mount, configuration.archive}:
+        table.fail(
+            "mount",
+            configuration.mount,
+            f"lies inside the archive {configuration.archive} or holds it",
+            "Mount on a path outside the archive",
+        )

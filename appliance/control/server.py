@@ -1,0 +1,151 @@
+"""A control socket's serving side: a bounded number of threads, one connection each.
+
+Which thread a method's work runs in is the daemon's choice: `run` is called with the work and returns its result
+(mount hands it to its event loop, tierd runs it where it is).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import logging
+import os
+import socket
+import struct
+import threading
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from appliance.control import wire
+from vnafs.domain.errors import ArchiveBusy, RequestInvalid, VnaError
+
+log = logging.getLogger(__name__)
+
+CONNECTIONS_MAX = 128
+Emit = Callable[[Mapping[str, Any]], None]
+"""Sends one event line to whoever asked."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Method:
+    """One thing that can be asked for, declared with who may ask and how it is audited."""
+
+    name: str
+    call: Callable[[Mapping[str, Any], Emit], Any]
+    role: str = "operator"
+    """viewer < operator < administrator; the sockets' own users are administrators."""
+    audit: str = ""
+    """`source:subject:action`, empty for what only reads."""
+
+
+class ControlServer:
+    """Serves methods on one unix socket until closed."""
+
+    def __init__(self, path: str, methods: list[Method]) -> None:
+        self._path = path
+        self._methods = {method.name: method for method in methods}
+        self._places = threading.BoundedSemaphore(CONNECTIONS_MAX)
+        self._connections: set[socket.socket] = set()
+        self._lock = threading.Lock()
+        self._closed = False
+        self._socket = _listen(path)
+        self._thread = threading.Thread(target=self._accept, name="control", daemon=True)
+
+    def start(self) -> None:
+        """Begin to answer."""
+        self._thread.start()
+
+    def _accept(self) -> None:
+        while True:
+            self._places.acquire()
+            try:
+                connection, _ = self._socket.accept()
+            except OSError:
+                return  # closed
+            if not _same_user(connection):
+                connection.close()
+                self._places.release()
+                log.warning("control.peer_refused")
+                continue
+            threading.Thread(target=self._serve, args=(connection,), name="control-peer", daemon=True).start()
+
+    def _serve(self, connection: socket.socket) -> None:
+        with self._lock:
+            self._connections.add(connection)
+        try:
+            with connection, connection.makefile("rb") as lines:
+                while line := lines.readline(wire.LINE_BYTES_MAX):
+                    self._answer(connection, line)
+        except OSError:
+            log.debug("control.peer_gone")
+        finally:
+            with self._lock:
+                self._connections.discard(connection)
+            self._places.release()
+
+    def _answer(self, connection: socket.socket, line: bytes) -> None:
+        def emit(event: Mapping[str, Any]) -> None:
+            connection.sendall(wire.encode({"event": event}))
+
+        try:
+            request = wire.decode(line)
+            method = self._method(request)
+            answer: Mapping[str, Any] = {"result": method.call(request.get("params") or {}, emit)}
+        except VnaError as problem:
+            answer = wire.error(problem)
+        except (KeyError, TypeError, ValueError) as problem:
+            log.exception("control.request_failed")
+            answer = wire.error(RequestInvalid(method=request.get("method", "?"), why=repr(problem)))
+        except OSError as problem:
+            log.exception("control.request_failed")
+            answer = wire.error(VnaError(why=repr(problem)))
+        connection.sendall(wire.encode(answer))
+
+    def _method(self, request: Mapping[str, Any]) -> Method:
+        name = str(request.get("method"))
+        if request.get("v") != wire.VERSION:
+            raise RequestInvalid(method=name, why=f"version {request.get('v')} is not {wire.VERSION}")
+        if name not in self._methods:
+            raise RequestInvalid(method=name, why=f"known are {', '.join(sorted(self._methods))}")
+        return self._methods[name]
+
+    def close(self) -> None:
+        """Stop answering; requests under way lose their connection. Idempotent."""
+        if self._closed:
+            return
+        self._closed = True
+        with contextlib.suppress(OSError):
+            self._socket.shutdown(socket.SHUT_RDWR)
+        self._socket.close()
+        with self._lock:
+            for connection in self._connections:
+                with contextlib.suppress(OSError):
+                    connection.shutdown(socket.SHUT_RDWR)
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(self._path)
+
+
+def _listen(path: str) -> socket.socket:
+    os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
+    probe = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        with wire.address(path) as address:
+            probe.connect(address)
+    except OSError:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(path)  # of a daemon that was killed
+    else:
+        raise ArchiveBusy(what=path, pid="unknown")
+    finally:
+        probe.close()
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    with wire.address(path) as address:
+        listener.bind(address)
+    os.chmod(path, 0o600)
+    listener.listen(CONNECTIONS_MAX)
+    return listener
+
+
+def _same_user(connection: socket.socket) -> bool:
+    _, uid, _ = struct.unpack("3i", connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
+    return uid in {0, os.geteuid()}

@@ -1,0 +1,133 @@
+"""Contents: the immutable bytes of sealed versions, known by SHA-256, numbered in order of arrival.
+
+The contents that are at home in one pack have consecutive numbers. A content's recipe stays in its home pack; the
+row says where. Reads and changes happen in the caller's transaction.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import struct
+from collections.abc import Iterator
+
+from vnafs.domain.errors import FormatUnknown
+from vnafs.domain.ids import ContentNumber, Inode, PackNumber, RepositoryId, Sha256, Span, Version
+from vnafs.index import keys
+from vnafs.index.engine import Reader, Transaction, prefix_stop
+
+_RECORD = struct.Struct(">B32sQQQQI")
+_VERSION = 1
+_NUMBER = struct.Struct(">Q")
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Content:
+    """One C row."""
+
+    number: ContentNumber
+    sha256: Sha256
+    size_bytes: int
+    repository: RepositoryId
+    """Its key domain: contents are shared only inside one repository."""
+    home: PackNumber
+    recipe: Span
+    """Of the recipe record inside the home pack."""
+    leans_on: tuple[PackNumber, ...]
+    """Other packs that hold some of its pieces."""
+
+    def packs(self) -> tuple[PackNumber, ...]:
+        """Every pack that a copy needs."""
+        return (self.home, *self.leans_on)
+
+
+def add(tx: Transaction, content: Content) -> None:
+    """Store a new content and make it findable by hash and by the packs it leans on."""
+    tx.put(
+        keys.content(content.number),
+        _RECORD.pack(
+            _VERSION,
+            content.sha256,
+            content.size_bytes,
+            content.repository,
+            content.home,
+            content.recipe.offset,
+            content.recipe.length or 0,
+        )
+        + b"".join(_NUMBER.pack(pack) for pack in content.leans_on),
+    )
+    add_hash(tx, keys.Hashed.CONTENT, content.sha256, content.number)
+    for pack in content.leans_on:
+        tx.put(keys.leaning(pack, content.number), b"")
+
+
+def get(reader: Reader, number: ContentNumber) -> Content | None:
+    """The content with that number."""
+    row = reader.get(keys.content(number))
+    return None if row is None else _decode(number, row)
+
+
+def _decode(number: ContentNumber, row: bytes) -> Content:
+    if row[0] > _VERSION:
+        raise FormatUnknown(what="a content record", found=row[0], known=_VERSION)
+    _, sha256, size, repository, home, offset, length = _RECORD.unpack_from(row)
+    leans_on = tuple(PackNumber(n) for (n,) in _NUMBER.iter_unpack(row[_RECORD.size :]))
+    return Content(number, sha256, size, repository, home, Span(offset, length), leans_on)
+
+
+def find(reader: Reader, sha256: Sha256, repository: RepositoryId) -> Content | None:
+    """The repository's content with exactly that hash."""
+    for number in hash_numbers(reader, keys.Hashed.CONTENT, sha256):
+        content = get(reader, ContentNumber(number))
+        if content is not None and content.sha256 == sha256 and content.repository == repository:
+            return content
+    return None
+
+
+def of_pack(reader: Reader, first: ContentNumber, count: int) -> Iterator[Content]:
+    """The contents at home in a pack, by the run of numbers its row names."""
+    for key, row in reader.scan(keys.content(first), keys.content(ContentNumber(first + count))):
+        yield _decode(ContentNumber(keys.number_of(key)), row)
+
+
+def leaning_on(reader: Reader, pack: PackNumber) -> Iterator[ContentNumber]:
+    """Contents at home elsewhere that need *pack*."""
+    prefix = keys.leanings(pack)
+    for key, _ in reader.scan(prefix, prefix_stop(prefix)):
+        yield ContentNumber(keys.number_of(key))
+
+
+# -- the files that are a content ----------------------------------------------------------------------------
+
+
+def add_use(tx: Transaction, number: ContentNumber, inode: Inode, version: Version) -> None:
+    """Note that a file's version is this content."""
+    tx.put(keys.use(number, inode, version), b"")
+
+
+def drop_use(tx: Transaction, number: ContentNumber, inode: Inode, version: Version) -> None:
+    """Forget that a file's version is this content."""
+    tx.delete(keys.use(number, inode, version))
+
+
+def uses(reader: Reader, number: ContentNumber) -> Iterator[tuple[Inode, Version]]:
+    """The files that are this content, as far as the store has heard."""
+    prefix = keys.uses(number)
+    for key, _ in reader.scan(prefix, prefix_stop(prefix)):
+        _, inode, version = keys.use_of(key)
+        yield inode, version
+
+
+# -- hashes to numbers ---------------------------------------------------------------------------------------
+
+
+def hash_numbers(reader: Reader, kind: keys.Hashed, digest: Sha256) -> list[int]:
+    """The numbers filed under the first bytes of a hash; the caller compares the whole hash."""
+    row = reader.get(keys.hashed(kind, digest))
+    return [] if row is None else [number for (number,) in _NUMBER.iter_unpack(row)]
+
+
+def add_hash(tx: Transaction, kind: keys.Hashed, digest: Sha256, number: int) -> None:
+    """File a number under a hash; several may share the first bytes."""
+    key = keys.hashed(kind, digest)
+    row = tx.get(key) or b""
+    tx.put(key, row + _NUMBER.pack(number))

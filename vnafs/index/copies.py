@@ -1,0 +1,103 @@
+"""Copies: what is known of each pack on each target, and the transfers still to do.
+
+A copy counts only when its state is VERIFIED. A content has a copy on a target when every pack it needs is
+verified there.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import struct
+from collections.abc import Iterable, Iterator
+
+from vnafs.domain.clock import Instant
+from vnafs.domain.copies import CopyState, VerifiedBy
+from vnafs.domain.errors import FormatUnknown
+from vnafs.domain.ids import PackNumber
+from vnafs.index import keys
+from vnafs.index.engine import Reader, Transaction, prefix_stop
+
+_RECORD = struct.Struct(">BBBQ")
+_VERSION = 1
+_ATTEMPTS = struct.Struct(">I")
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class PackCopy:
+    """One V row."""
+
+    pack: PackNumber
+    target: int
+    state: CopyState
+    verified_by: VerifiedBy = VerifiedBy.NOTHING
+    verified: Instant = Instant(0)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Transfer:
+    """One T row: a pack that must reach a target, not before *due*."""
+
+    target: int
+    due: Instant
+    pack: PackNumber
+    attempts: int
+
+
+def put(tx: Transaction, copy: PackCopy) -> None:
+    """Record what is known of one pack on one target."""
+    tx.put(
+        keys.copy(copy.pack, copy.target),
+        _RECORD.pack(_VERSION, copy.state, copy.verified_by, copy.verified),
+    )
+
+
+def of_pack(reader: Reader, pack: PackNumber) -> list[PackCopy]:
+    """All that is known of one pack, in order of target number."""
+    prefix = keys.copies(pack)
+    found = []
+    for key, row in reader.scan(prefix, prefix_stop(prefix)):
+        if row[0] > _VERSION:
+            raise FormatUnknown(what="a copy record", found=row[0], known=_VERSION)
+        _, state, verified_by, verified = _RECORD.unpack(row)
+        found.append(PackCopy(pack, keys.number_of(key), CopyState(state), VerifiedBy(verified_by), Instant(verified)))
+    return found
+
+
+def remove(tx: Transaction, pack: PackNumber, target: int) -> None:
+    """Forget a pack's copy on a target."""
+    tx.delete(keys.copy(pack, target))
+
+
+def verified_on(reader: Reader, packs: Iterable[PackNumber]) -> dict[int, Instant]:
+    """The targets that hold every one of *packs* verified, each with the time the last of them was."""
+    common: dict[int, Instant] | None = None
+    for pack in packs:
+        here = {c.target: c.verified for c in of_pack(reader, pack) if c.state is CopyState.VERIFIED}
+        if common is None:
+            common = here
+        else:
+            common = {target: max(when, here[target]) for target, when in common.items() if target in here}
+        if not common:
+            return {}
+    return common or {}
+
+
+# -- transfers -----------------------------------------------------------------------------------------------
+
+
+def enqueue(tx: Transaction, transfer: Transfer) -> None:
+    """Ask for a transfer."""
+    tx.put(keys.transfer(transfer.target, transfer.due, transfer.pack), _ATTEMPTS.pack(transfer.attempts))
+
+
+def dequeue(tx: Transaction, transfer: Transfer) -> None:
+    """The transfer is done, or was asked for again with another due time."""
+    tx.delete(keys.transfer(transfer.target, transfer.due, transfer.pack))
+
+
+def transfers(reader: Reader, target: int) -> Iterator[Transfer]:
+    """The transfers to a target, soonest due first."""
+    prefix = keys.transfers(target)
+    for key, row in reader.scan(prefix, prefix_stop(prefix)):
+        number, due, pack = keys.transfer_of(key)
+        yield Transfer(number, due, pack, _ATTEMPTS.unpack(row)[0])
