@@ -25,6 +25,9 @@ class Capabilities:
     versioning: bool = False
     object_lock: bool = False
     list_consistent: bool = True
+    identity: str = ""
+    """Which place was probed: for a directory the random id in its marker, so that an unmounted disk or another
+    one in its place is noticed; empty where the provider's own names are unique."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -210,6 +210,18 @@ class StorageFailed(VnaError):
     exit_code = 4
 
 
+class CursorLost(VnaError):
+    """A cursor of the feed leads nowhere; its follower starts again from a snapshot."""
+
+
+class CursorBehind(CursorLost):
+    """A cursor stands at event {cursor} but the feed begins at {begin}; its follower starts again from a snapshot."""
+
+
+class CursorAhead(CursorLost):
+    """A cursor stands at event {cursor} but the feed ends at {end}; its follower starts again from a snapshot."""
+
+
 # -- targets ------------------------------------------------------------------------------------------------
 
 

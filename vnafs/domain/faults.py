@@ -37,7 +37,13 @@ POINTS: tuple[str, ...] = (
     "tree.logged",
     "tree.version_begun",
     "tree.unlinked",
+    # log: a change becomes permanent
+    "log.appended",
+    "log.syncing",
+    "log.synced",
+    "log.folding",
     "log.folded",
+    "log.replayed",
 )
 
 

@@ -17,6 +17,8 @@ class Codec(enum.IntEnum):
 
     NONE = 0
     ZSTD = 1
+    SHUFFLED_ZSTD = 2
+    """ZSTD of the bytes at even offsets followed by those at odd offsets: for samples of 16 bits."""
 
 
 class PieceKind(enum.IntEnum):
@@ -27,7 +29,7 @@ class PieceKind(enum.IntEnum):
     PIXELS = 2
     """Native pixel data: one frame, or all of it."""
     ENCAPSULATED = 3
-    """A compressed fragment or frame; stored as it is."""
+    """Compressed frames with their item heads; stored as they are unless a sample shrinks (RLE does)."""
     DICOM_TRAILER = 4
     """What follows the pixel data."""
     CHUNK = 5

@@ -149,7 +149,7 @@ def queue(candidate: Candidate) -> bytes:
     return _QUEUE.pack(b"Q", candidate.state, candidate.due, candidate.inode)
 
 
-def queue_from(state: FileState, due: Instant = Instant(0)) -> bytes:  # noqa: B008 - a NewType call is a constant
+def queue_from(state: FileState, due: Instant = Instant(0)) -> bytes:
     """Q: where a scan of one state's rows from *due* on begins."""
     return b"Q" + bytes([state]) + _U64.pack(due)
 

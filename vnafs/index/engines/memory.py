@@ -1,6 +1,7 @@
 """The memory engine: the index contract without a disk, for unit and model tests.
 
-A transaction copies nothing until it commits; commits swap in one step. Not for data anyone wants to keep.
+A transaction copies nothing until it commits; a commit copies the map when somebody is looking at it, so that
+views stay as they began. Not for data anyone wants to keep: `sync` and `fold` have nothing to do.
 """
 
 from __future__ import annotations
@@ -8,9 +9,10 @@ from __future__ import annotations
 import bisect
 import contextlib
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 
-from vnafs.index.engine import KEY_BYTES_MAX, Position
+from vnafs.index.engine import Position
+from vnafs.index.engines.overlay import Change
 
 
 class MemoryEngine:
@@ -20,23 +22,45 @@ class MemoryEngine:
         self._rows: dict[bytes, bytes] = {}
         self._keys: list[bytes] = []
         self._turn = threading.Lock()
+        self._turn_of = 0
+        self._state = threading.Lock()
+        self._views = 0
         self._position = Position(0)
 
     @contextlib.contextmanager
     def read(self) -> Iterator[_View]:
-        """See Engine. The view is of the moment: keep it within one thread's turn."""
-        yield _View(self._rows, self._keys, {})
+        """See Engine."""
+        with self._state:
+            self._views += 1
+            view = _View(self._rows, self._keys)
+        try:
+            yield view
+        finally:
+            with self._state:
+                self._views -= 1
 
     @contextlib.contextmanager
-    def write(self) -> Iterator[_Change]:
-        """See Engine."""
+    def write(self) -> Iterator[Change]:
+        """See Engine. A transaction inside a transaction raises RuntimeError."""
+        if self._turn_of == threading.get_ident():
+            raise RuntimeError("a transaction inside a transaction")
         with self._turn:
-            change = _Change(self._rows, self._keys, {})
-            yield change
-            for key, value in change.changed.items():
+            self._turn_of = threading.get_ident()
+            try:
+                change = Change(_View(self._rows, self._keys))
+                yield change
+                if change.changed:
+                    self._commit(change.changed)
+            finally:
+                self._turn_of = 0
+
+    def _commit(self, changed: dict[bytes, bytes | None]) -> None:
+        with self._state:
+            if self._views:
+                self._rows, self._keys = dict(self._rows), list(self._keys)
+            for key, value in changed.items():
                 self._apply(key, value)
-            if change.changed:
-                self._position = Position(self._position + 1)
+            self._position = Position(self._position + 1)
 
     def _apply(self, key: bytes, value: bytes | None) -> None:
         if value is None:
@@ -58,7 +82,9 @@ class MemoryEngine:
         return self._position
 
     def sync(self, position: Position) -> None:
-        """Memory has nothing to sync."""
+        """Memory has nothing to sync. Raises ValueError for a position that was never given."""
+        if position > self._position:
+            raise ValueError(f"there is no position {position} yet")
 
     def fold(self) -> Position:
         """See Engine."""
@@ -69,32 +95,16 @@ class MemoryEngine:
 
 
 class _View:
-    def __init__(self, rows: Mapping[bytes, bytes], keys: list[bytes], changed: dict[bytes, bytes | None]) -> None:
+    def __init__(self, rows: dict[bytes, bytes], keys: list[bytes]) -> None:
         self._rows = rows
         self._keys = keys
-        self.changed = changed
 
     def get(self, key: bytes) -> bytes | None:
-        if key in self.changed:
-            return self.changed[key]
         return self._rows.get(key)
 
     def scan(self, start: bytes, stop: bytes, *, reverse: bool = False) -> Iterator[tuple[bytes, bytes]]:
         low, high = bisect.bisect_left(self._keys, start), bisect.bisect_left(self._keys, stop)
         keys = self._keys[low:high]
-        if self.changed:
-            keys = sorted({*keys, *(key for key in self.changed if start <= key < stop)})
-        for key in reversed(keys) if reverse else keys:
-            value = self.get(key)
-            if value is not None:
-                yield key, value
-
-
-class _Change(_View):
-    def put(self, key: bytes, value: bytes) -> None:
-        if not 0 < len(key) <= KEY_BYTES_MAX:
-            raise ValueError(f"a key has 1 to {KEY_BYTES_MAX} bytes, not {len(key)}")
-        self.changed[key] = bytes(value)
-
-    def delete(self, key: bytes) -> None:
-        self.changed[key] = None
+        if reverse:
+            keys.reverse()
+        return ((key, self._rows[key]) for key in keys)

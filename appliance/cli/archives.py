@@ -1,0 +1,110 @@
+"""`vna init`, and the commands that serve: mount, tierd, serve."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Mapping
+
+import tomlkit
+
+from appliance import config, system
+from appliance.cli.console import Console
+from appliance.config import Configuration
+from appliance.control.mount import acknowledgement
+from appliance.daemons import supervisor
+from appliance.faults import faults_from
+from vnafs import store as archive_store
+from vnafs.domain.clock import SystemClock
+from vnafs.domain.errors import AlreadyExists, ConfigurationInvalid
+from vnafs.domain.faults import NoFaults
+from vnafs.fs.settings import Settings
+from vnafs.targets.address import parse_address
+
+HEADER = """vnafs archive: configuration. `vna status` shows what runs with it; daemons read it at start,
+targets also with `vna target add|remove`. Every key that is not here has its default, see README.md."""
+
+
+def init(args: argparse.Namespace, console: Console) -> int:
+    """Write DIR/vnafs.toml and an empty archive with one repository. Raises AlreadyExists, ConfigurationInvalid."""
+    archive = os.path.abspath(args.directory)
+    file = os.path.join(archive, config.FILE_NAME)
+    if os.path.exists(file):
+        raise AlreadyExists(what=f"An archive in {archive}")
+    level = acknowledgement(args.ack)
+    document = tomlkit.document()
+    for line in HEADER.splitlines():
+        document.add(tomlkit.comment(line))
+    document.add("version", tomlkit.item(1))
+    document.add("mount", tomlkit.item(os.path.abspath(args.mount)))
+    found = tomlkit.aot()
+    for text in args.target or []:
+        name, separator, url = text.partition("=")
+        if not separator:
+            raise ConfigurationInvalid(
+                file="(arguments)", key="--target", value=text, why="is not NAME=URL", fix="For example a=file:///srv/a"
+            )
+        parse_address(url, file="(arguments)", key="--target")
+        table = tomlkit.table()
+        table.update({"name": name, "url": url})
+        found.append(table)
+    if found:
+        document.add("target", found)
+    configuration = config.parse(document.unwrap(), archive=archive, file=file)
+    os.makedirs(archive, mode=0o700, exist_ok=True)
+    archive_store.make(archive)
+    engine = archive_store.open_namespace(archive)
+    try:
+        tree = archive_store.open_tree(
+            archive,
+            engine,
+            Settings(),
+            clock=SystemClock(),
+            faults=NoFaults(),
+            copies_of=lambda _, __: (),
+            boot_id=system.boot_id(),
+        )
+        # twice is the most that a site can ask for by adding targets later; one is what it has now
+        copies = max(1, min(2, len(configuration.targets)))
+        tree.repositories.add(
+            args.repository, acknowledgement=level, copies_min=copies, uid=os.geteuid(), gid=os.getegid()
+        )
+        tree.close()
+    finally:
+        engine.close()
+    write(file, document)
+    answer = {"archive": archive, "configuration": file, "repository": args.repository, "mount": configuration.mount}
+    console.result(
+        answer, lambda: console.say(f"Archive {archive} is ready. Start it with: vna serve --archive {archive}")
+    )
+    return 0
+
+
+def write(file: str, document: tomlkit.TOMLDocument) -> None:
+    """Replace a configuration file in one step, synced."""
+    beside = f"{file}.new"
+    descriptor = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    with open(descriptor, "w", encoding="utf-8") as stream:
+        stream.write(tomlkit.dumps(document))
+        stream.flush()
+        os.fsync(stream.fileno())
+    os.rename(beside, file)
+
+
+def mount(args: argparse.Namespace, configuration: Configuration) -> int:
+    """Serve the tree in the foreground."""
+    from appliance.daemons import mount as daemon  # noqa: PLC0415 - needs libfuse, which a remote `vna status` does not
+
+    return daemon.run(configuration, faults_from(args.fault))
+
+
+def tierd(args: argparse.Namespace, configuration: Configuration, environ: Mapping[str, str]) -> int:
+    """Tier in the foreground."""
+    from appliance.daemons import tierd as daemon  # noqa: PLC0415 - loads the object stores' libraries
+
+    return daemon.run(configuration, environ, faults_from(args.fault))
+
+
+def serve(configuration: Configuration, environ: Mapping[str, str]) -> int:
+    """Run both under a supervisor."""
+    return supervisor.run(configuration.archive, {}, environ)

@@ -1,0 +1,242 @@
+"""`vna status|wait|evict|recall|verify|lost`: what became of files and their copies."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from appliance.cli import console as shown
+from appliance.cli.asking import Asking
+from vnafs.domain.errors import DaemonUnreachable, VnaError
+from vnafs.domain.files import FileState
+
+POLL_SECONDS = 0.25
+EVICTED_AT_ONCE = 64
+DONE, NOT_YET, REFUSED, DAMAGED = 0, 1, 3, 4
+
+
+def status(args: argparse.Namespace, asking: Asking) -> int:
+    """Show the whole archive, or one file."""
+    if args.path:
+        return _file_status(args.path, asking)
+    mount, tierd = asking.mount().call("mount.status"), asking.tierd().call("tiering.status")
+    answer = {"archive": asking.configuration.archive, "mount": asking.configuration.mount, **mount, **tierd}
+
+    def show() -> None:
+        say = asking.console.say
+        say(f"archive {answer['archive']}, mounted at {answer['mount']}")
+        files = answer["files"]
+        say(
+            f"files: {files['open']} open, {files['sealed']} sealed, {files['packed']} packed, "
+            f"{files['replicated']} replicated and local"
+        )
+        oldest = answer["oldest_unprotected_seconds"]
+        say(f"oldest bytes without enough verified copies: {shown.age(oldest) if oldest else 'none'}")
+        if answer["stalled"]:
+            say(f"waiting: {answer['stalled']}")
+        if answer["failure"]:
+            say(f"FAILED: {answer['failure']}")
+        asking.console.table(
+            ["repository", "acknowledgement", "copies"],
+            [[r["name"], r["acknowledgement"], r["copies_min"]] for r in answer["repositories"]],
+        )
+        asking.console.table(
+            ["target", "reachable", "packs waiting", "why"],
+            [[t["name"], "yes" if t["reachable"] else "no", t["packs_waiting"], t["why"]] for t in answer["targets"]],
+        )
+
+    asking.console.result(answer, show)
+    return DONE
+
+
+def _file_status(path: str, asking: Asking) -> int:
+    inodes = asking.inodes([path])
+    rows = []
+    for inode, file in inodes.items():
+        facts = asking.mount().call("tree.facts", inode=inode)
+        state = FileState(facts["state"]).label
+        rows.append(
+            {
+                "path": file,
+                "inode": inode,
+                "version": facts["version"],
+                "state": state,
+                "size_bytes": facts["size_bytes"],
+                "sha256": facts["sha256"],
+                "copies": asking.tierd().call("tiering.copies", inode=inode),
+            }
+        )
+    asking.console.result(
+        rows,
+        lambda: asking.console.table(
+            ["path", "state", "size", "sha256", "copies"],
+            [
+                [
+                    row["path"],
+                    row["state"],
+                    shown.size(row["size_bytes"]),
+                    (row["sha256"] or "")[:16],
+                    ", ".join(copy["target"] for copy in row["copies"]) or "none",
+                ]
+                for row in rows
+            ],
+        ),
+    )
+    return DONE
+
+
+def wait(args: argparse.Namespace, asking: Asking) -> int:
+    """Wait until every file is sealed and has N copies."""
+    deadline = time.monotonic() + args.timeout
+    pending: Mapping[str, Any] = {"done": False}
+    waits = "the daemons"
+    most = 0
+    flushed = False
+    with asking.console.progress("waiting for") as advance:
+        while True:
+            try:
+                asking.mount().call("tree.fold")
+                pending = asking.tierd().call("tiering.pending", copies=args.copies)
+                waits = _waits(pending, args.copies)
+                if not flushed and not pending["open"] and pending["sealed"]:
+                    asking.tierd().call("tiering.flush")
+                    flushed = True
+                work = pending["open"] + pending["sealed"] + pending["packs"]
+                most = max(most, work)
+                advance(most - work, most, waits)
+            except DaemonUnreachable as problem:
+                waits = str(problem)
+            if pending["done"] or time.monotonic() >= deadline:
+                break
+            time.sleep(POLL_SECONDS)
+    done = bool(pending["done"])
+    answer = {**pending, "waits_for": "" if done else waits}
+    asking.console.result(
+        answer,
+        lambda: asking.console.say(
+            f"Every file has {args.copies} verified copies." if done else f"Not yet: waiting for {waits}."
+        ),
+    )
+    return DONE if done else NOT_YET
+
+
+def _waits(pending: Mapping[str, Any], copies: int) -> str:
+    if pending["targets"] < copies:
+        return f"{copies} copies, but there are only {pending['targets']} targets"
+    parts = []
+    if pending["open"]:
+        parts.append(f"{pending['open']} files open or not quiet yet")
+    if pending["sealed"]:
+        parts.append(f"{pending['sealed']} files to be packed")
+    if pending["packs"]:
+        parts.append(f"{pending['packs']} packs ({shown.size(pending['pack_bytes'])}) with fewer than {copies} copies")
+    return ", ".join(parts) or "nothing"
+
+
+def evict(args: argparse.Namespace, asking: Asking) -> int:
+    """Let local bytes go that are safely elsewhere."""
+    inodes = asking.inodes(args.paths)
+    evicted = 0
+    refused: list[dict[str, Any]] = []
+    asking.mount().call("tree.fold")
+    with asking.console.progress("evicting") as advance:
+        waiting = list(inodes)
+        for start in range(0, len(waiting), EVICTED_AT_ONCE):
+            batch = waiting[start : start + EVICTED_AT_ONCE]
+            answer = asking.tierd().call("tiering.evict", inodes=batch)
+            advance(start + len(batch), len(waiting), "")
+            evicted += answer["evicted"]
+            refused += [{"path": inodes[row["inode"]], "why": row["why"]} for row in answer["refused"]]
+
+    def show() -> None:
+        asking.console.say(f"{evicted} files evicted.")
+        for row in refused[:20]:
+            asking.console.say(f"refused: {shown.printable(row['path'])}: {row['why']}")
+        if len(refused) > 20:
+            asking.console.say(f"… and {len(refused) - 20} more")
+
+    asking.console.result({"evicted": evicted, "refused": refused}, show)
+    return REFUSED if refused else DONE
+
+
+def recall(args: argparse.Namespace, asking: Asking) -> int:
+    """Bring local bytes back."""
+    inodes = asking.inodes(args.paths)
+    failed: list[dict[str, str]] = []
+    worst = DONE
+    client = asking.mount()
+    with asking.console.progress("recalling") as advance:
+        for done, (inode, path) in enumerate(inodes.items(), 1):
+            try:
+                client.call("file.recall", inode=inode)
+            except VnaError as problem:
+                failed.append({"path": path, "why": str(problem)})
+                worst = max(worst, problem.exit_code)
+            advance(done, len(inodes), "")
+
+    def show() -> None:
+        asking.console.say(f"{len(inodes) - len(failed)} files are here.")
+        for row in failed[:20]:
+            asking.console.say(f"failed: {shown.printable(row['path'])}: {row['why']}")
+
+    asking.console.result({"recalled": len(inodes) - len(failed), "failed": failed}, show)
+    return worst
+
+
+def verify(args: argparse.Namespace, asking: Asking) -> int:
+    """Read copies again and compare: of some files, or of everything."""
+    inodes = list(asking.inodes(args.paths)) if args.paths else None
+    asking.mount().call("tree.fold")
+    with asking.console.progress("verifying") as advance:
+        answer = asking.tierd().call(
+            "tiering.verify",
+            inodes=inodes,
+            on_event=lambda event: advance(event["done"], event["total"], "packs"),
+        )
+
+    def show() -> None:
+        asking.console.say(f"{answer['checked']} copies of packs are right.")
+        for kind in ("damaged", "unreachable"):
+            for row in answer[kind]:
+                asking.console.say(f"{kind}: pack {row['pack']} on target {row['target']}: {row['why']}")
+
+    asking.console.result(answer, show)
+    if answer["damaged"]:
+        return DAMAGED
+    return NOT_YET if answer["unreachable"] else DONE
+
+
+def lost(_: argparse.Namespace, asking: Asking) -> int:
+    """List acknowledged files without a verified copy: what would go with the local disk."""
+    asking.mount().call("tree.fold")
+    rows: list[dict[str, Any]] = []
+    after = None
+    client = asking.tierd()
+    while page := client.call("tiering.lost", after=after, limit=1000):
+        after = page[-1].pop("after")
+        for row in page:
+            row.pop("after", None)
+            rows.append(row)
+    asking.console.result(
+        rows,
+        lambda: (
+            asking.console.table(
+                ["path", "size", "changed", "state"],
+                [
+                    [
+                        os.path.join(asking.configuration.mount, row["path"]),
+                        shown.size(row["size_bytes"]),
+                        time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(row["mtime_ns"] / 1e9)),
+                        row["state"],
+                    ]
+                    for row in rows
+                ],
+            )
+            if rows
+            else asking.console.say("Every acknowledged file has a verified copy.")
+        ),
+    )
+    return DONE

@@ -1,0 +1,141 @@
+"""The entry point: arguments to commands, errors to exit codes. The only reader of the process's environment.
+
+Exit codes: 0 done, 1 not yet, 2 usage, 3 refused, 4 damaged.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Callable, Mapping, Sequence
+
+from appliance import config, journal
+from appliance.cli import archives, files, repositories, targets
+from appliance.cli.asking import Asking
+from appliance.cli.console import Console
+from vnafs.domain.errors import VnaError
+
+ARCHIVE_DEFAULT = "/var/lib/vnafs"
+INTERRUPTED = 130
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; its exit code."""
+    environ = dict(os.environ)
+    parser = _parser(environ)
+    args = parser.parse_args(arguments)
+    console = Console(as_json=args.json)
+    journal.begin(args.log_level)
+    try:
+        return _run(args, console, environ)
+    except VnaError as problem:
+        console.problem(problem.code, str(problem), problem.exit_code)
+        return problem.exit_code
+    except KeyboardInterrupt:
+        console.problem("Interrupted", "interrupted; what was done stays done", INTERRUPTED)
+        return INTERRUPTED
+
+
+def _run(args: argparse.Namespace, console: Console, environ: Mapping[str, str]) -> int:
+    if args.command == "init":
+        return archives.init(args, console)
+    configuration = config.load(args.archive)
+    if args.command == "mount":
+        return archives.mount(args, configuration)
+    if args.command == "tierd":
+        return archives.tierd(args, configuration, environ)
+    if args.command == "serve":
+        return archives.serve(configuration, environ)
+    command: Callable[[argparse.Namespace, Asking], int] = args.run
+    return command(args, Asking(console, configuration, environ))
+
+
+def _common(archive: str, level: str, *, as_json: bool | str) -> argparse.ArgumentParser:
+    common = argparse.ArgumentParser(add_help=False)
+    common.add_argument(
+        "--archive",
+        metavar="DIR",
+        default=archive,
+        help=f"the archive (or VNA_ARCHIVE; otherwise {ARCHIVE_DEFAULT})",
+    )
+    common.add_argument("--json", action="store_true", default=as_json, help="answer with one JSON document")
+    common.add_argument("--log-level", default=level, choices=["debug", "info", "warning", "error"])
+    return common
+
+
+def _parser(environ: Mapping[str, str]) -> argparse.ArgumentParser:
+    common = _common(environ.get("VNA_ARCHIVE", ARCHIVE_DEFAULT), "info", as_json=False)
+    # an action must not put back the default of what was said before it
+    within = _common(argparse.SUPPRESS, argparse.SUPPRESS, as_json=argparse.SUPPRESS)
+    parser = argparse.ArgumentParser(
+        prog="vna",
+        description="vnafs: a share for medical images whose copies are verified",
+        epilog="Exit codes: 0 done, 1 not yet, 2 usage, 3 refused, 4 damaged.",
+    )
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    def command(name: str, about: str, run: object = None) -> argparse.ArgumentParser:
+        made: argparse.ArgumentParser = commands.add_parser(name, parents=[common], help=about, description=about)
+        made.set_defaults(run=run)
+        return made
+
+    init = command("init", "make an empty archive with one repository")
+    init.add_argument("directory", metavar="DIR")
+    init.add_argument("--mount", required=True, metavar="PATH", help="where the tree will be mounted")
+    init.add_argument("--repository", default="archive", metavar="NAME")
+    init.add_argument("--ack", default="durable", metavar="LEVEL", help="written or durable (default)")
+    init.add_argument("--target", action="append", metavar="NAME=URL", help="file://, s3:// or azure://; repeatable")
+    for name, about in (("mount", "serve the tree"), ("tierd", "seal, pack, replicate, evict and recall")):
+        daemon = command(name, f"{about}, in the foreground")
+        daemon.add_argument("--fault", metavar="POINT=kill[:COUNT]", help="for tests: die at a named point")
+    command("serve", "mount and tierd together in the foreground; what dies is started again")
+
+    status = command("status", "show the archive, or one file or folder", files.status)
+    status.add_argument("path", nargs="?", metavar="PATH")
+    wait = command("wait", "wait until every file is sealed and has N copies", files.wait)
+    wait.add_argument("--copies", type=int, default=1, metavar="N")
+    wait.add_argument("--timeout", type=float, default=600.0, metavar="SECONDS")
+    evict = command("evict", "let local bytes go that are safely elsewhere", files.evict)
+    evict.add_argument("paths", nargs="+", metavar="PATH")
+    recall = command("recall", "bring local bytes back", files.recall)
+    recall.add_argument("paths", nargs="+", metavar="PATH")
+    verify = command("verify", "read copies again and compare", files.verify)
+    verify.add_argument("paths", nargs="*", metavar="PATH")
+    command("lost", "list acknowledged files without a verified copy", files.lost)
+    _repository(command("repository", "top-level directories and their rules"), within)
+    _target(command("target", "where copies go"), within)
+    return parser
+
+
+def _repository(parser: argparse.ArgumentParser, common: argparse.ArgumentParser) -> None:
+    actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
+    for name, run in (("add", repositories.add), ("set", repositories.change), ("remove", repositories.remove)):
+        action = actions.add_parser(name, parents=[common])
+        action.add_argument("name", metavar="NAME")
+        action.set_defaults(run=run)
+        if name != "remove":
+            fresh = name == "add"
+            action.add_argument(
+                "--ack", default="durable" if fresh else None, metavar="LEVEL", help="written or durable"
+            )
+            action.add_argument("--copies", type=int, default=1 if fresh else None, metavar="N")
+    actions.add_parser("list", parents=[common]).set_defaults(run=repositories.every)
+
+
+def _target(parser: argparse.ArgumentParser, common: argparse.ArgumentParser) -> None:
+    actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
+    add = actions.add_parser("add", parents=[common])
+    add.add_argument("name", metavar="NAME")
+    add.add_argument("url", metavar="URL")
+    add.add_argument("--credentials-file", default="", metavar="FILE")
+    add.set_defaults(run=targets.add)
+    for name, run in (("test", targets.test), ("remove", targets.remove)):
+        action = actions.add_parser(name, parents=[common])
+        action.add_argument("name", metavar="NAME")
+        action.set_defaults(run=run)
+    actions.add_parser("list", parents=[common]).set_defaults(run=targets.every)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

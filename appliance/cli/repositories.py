@@ -1,0 +1,45 @@
+"""`vna repository add|list|set|remove`."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from appliance.cli.asking import Asking
+
+
+def add(args: argparse.Namespace, asking: Asking) -> int:
+    """Make a repository, which is a top-level directory of the mount."""
+    made = asking.mount().call("repository.add", name=args.name, acknowledgement=args.ack, copies_min=args.copies)
+    asking.console.result(made, lambda: _show(asking, [made]))
+    return 0
+
+
+def every(_: argparse.Namespace, asking: Asking) -> int:
+    """Show all repositories and their rules."""
+    rows = asking.mount().call("repository.list")
+    asking.console.result(rows, lambda: _show(asking, rows))
+    return 0
+
+
+def change(args: argparse.Namespace, asking: Asking) -> int:
+    """Change a repository's rules."""
+    row = asking.mount().call("repository.set", name=args.name, acknowledgement=args.ack, copies_min=args.copies)
+    asking.tierd().call("targets.reload")  # what counts as replicated may have changed
+    asking.console.result(row, lambda: _show(asking, [row]))
+    return 0
+
+
+def remove(args: argparse.Namespace, asking: Asking) -> int:
+    """Remove an empty repository."""
+    asking.mount().call("repository.remove", name=args.name)
+    asking.console.result({"removed": args.name}, lambda: asking.console.say(f"Repository {args.name} is removed."))
+    return 0
+
+
+def _show(asking: Asking, rows: Sequence[Mapping[str, Any]]) -> None:
+    asking.console.table(
+        ["repository", "acknowledgement", "copies"],
+        [[row["name"], row["acknowledgement"], row["copies_min"]] for row in rows],
+    )

@@ -1,0 +1,90 @@
+"""What mount answers besides the tree's own calls: repositories, recall of a whole file, its own status."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from appliance.control.server import Method
+from appliance.control.tree import Run
+from vnafs.domain.errors import InvalidArgument
+from vnafs.domain.ids import Inode, Version
+from vnafs.domain.repositories import Acknowledgement, Repository
+from vnafs.fs.filesystem import Filesystem
+
+RecallWhole = Callable[[Inode, Version], None]
+
+
+def mount_methods(filesystem: Filesystem, run: Run, recall: RecallWhole) -> list[Method]:
+    """Their declarations; *run* runs work where the tree may be touched, *recall* blocks its own thread."""
+    repositories = filesystem.repositories
+
+    def every(_: Mapping[str, Any], __: object) -> list[dict[str, Any]]:
+        return [shown(repository) for repository in run(repositories.list)]
+
+    def add(params: Mapping[str, Any], _: object) -> dict[str, Any]:
+        return shown(
+            run(
+                lambda: repositories.add(
+                    str(params["name"]),
+                    acknowledgement=acknowledgement(params.get("acknowledgement", "durable")),
+                    copies_min=int(params.get("copies_min", 1)),
+                )
+            )
+        )
+
+    def change(params: Mapping[str, Any], _: object) -> dict[str, Any]:
+        def apply() -> Repository:
+            known = repositories.named(str(params["name"]))
+            changes: dict[str, Any] = {}
+            if params.get("acknowledgement") is not None:
+                changes["acknowledgement"] = acknowledgement(params["acknowledgement"])
+            if params.get("copies_min") is not None:
+                changes["copies_min"] = int(params["copies_min"])
+            return repositories.set(dataclasses.replace(known, **changes))
+
+        return shown(run(apply))
+
+    def remove(params: Mapping[str, Any], _: object) -> None:
+        run(lambda: repositories.remove(repositories.named(str(params["name"])).id))
+
+    def recalled(params: Mapping[str, Any], _: object) -> None:
+        facts = run(lambda: filesystem.facts(Inode(params["inode"])))
+        recall(facts.inode, facts.version)
+
+    def status(_: Mapping[str, Any], __: object) -> dict[str, Any]:
+        return {
+            "handles_open": filesystem.handles_open,
+            "drops_pending": filesystem.drops_pending,
+            "failure": str(filesystem.failure or ""),
+            "repositories": every({}, None),
+        }
+
+    return [
+        Method("repository.list", every, role="viewer"),
+        Method("repository.add", add, role="administrator", audit="repository:rules:added"),
+        Method("repository.set", change, role="administrator", audit="repository:rules:changed"),
+        Method("repository.remove", remove, role="administrator", audit="repository:rules:removed"),
+        Method("file.recall", recalled, audit="file:bytes:recalled"),
+        Method("mount.status", status, role="viewer"),
+    ]
+
+
+def acknowledgement(value: str) -> Acknowledgement:
+    """Raises InvalidArgument."""
+    try:
+        return Acknowledgement(value)
+    except ValueError:
+        known = ", ".join(level.value for level in Acknowledgement)
+        raise InvalidArgument(why=f"{value!r} is no acknowledgement level; known are {known}") from None
+
+
+def shown(repository: Repository) -> dict[str, Any]:
+    """A repository as the wire carries it."""
+    return {
+        "id": repository.id,
+        "name": repository.name,
+        "acknowledgement": repository.acknowledgement.value,
+        "copies_min": repository.copies_min,
+    }

@@ -1,0 +1,185 @@
+"""mount: serves the tree. Wiring only.
+
+The tree belongs to trio's thread; the control socket's threads hand their work to it. Recalls wait in threads of
+their own, so that one that hangs holds nobody but whoever asked for it.
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+import os
+import signal
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import trio
+
+from appliance import system
+from appliance.config import Configuration
+from appliance.control.client import ControlClient
+from appliance.control.mount import mount_methods
+from appliance.control.recall import RecallClient
+from appliance.control.server import ControlServer
+from appliance.control.tree import tree_methods
+from vnafs import store as archive_store
+from vnafs.domain.clock import SystemClock
+from vnafs.domain.copies import Copy
+from vnafs.domain.errors import DaemonUnreachable, NotFound, RecallFailed
+from vnafs.domain.faults import Faults
+from vnafs.domain.files import FileFacts, FileState, Verdict
+from vnafs.domain.ids import Inode, Sha256, Span, Version
+from vnafs.fs.filesystem import Filesystem
+from vnafs.fs.settings import Settings
+from vnafs.fuse.pyfuse3 import MountOptions, serve
+from vnafs.pipeline.runner import copies_of_content
+
+log = logging.getLogger(__name__)
+
+RECALLS_MAX = 256
+"""Threads that may wait for tierd at once."""
+
+
+def run(configuration: Configuration, faults: Faults) -> int:
+    """Serve until SIGTERM or SIGINT. Raises ArchiveBusy and what opening an archive raises."""
+    # A lease that is broken while it is held sends SIGIO, whose default is to end the process (fcntl(2)).
+    signal.signal(signal.SIGIO, signal.SIG_IGN)
+    archive = configuration.archive
+    engine = archive_store.open_namespace(archive, faults=faults)
+    try:
+        copies = _Copies(archive)
+        filesystem = archive_store.open_tree(
+            archive,
+            engine,
+            tree_settings(configuration),
+            clock=SystemClock(),
+            faults=faults,
+            copies_of=copies.of,
+            boot_id=system.boot_id(),
+        )
+        copies.facts = filesystem.facts
+        system.prepare_mount_point(configuration.mount)
+        trio.run(_serve, configuration, filesystem)
+        filesystem.close()
+    finally:
+        engine.close()
+    return 0
+
+
+def tree_settings(configuration: Configuration) -> Settings:
+    """What the tree needs of the configuration."""
+    return Settings(
+        quiet_seconds=configuration.file_system.quiet_seconds,
+        handles_open_max=configuration.file_system.open_files_max,
+        reserve_bytes=configuration.spool.reserve_bytes,
+        recall_whole_bytes_max=configuration.file_system.recall_whole_bytes_max,
+    )
+
+
+async def _serve(configuration: Configuration, filesystem: Filesystem) -> None:
+    token = trio.lowlevel.current_trio_token()
+    tierd = ControlClient(
+        os.path.join(configuration.folder("run"), "tierd.sock"),
+        "tierd",
+        timeout_seconds=configuration.file_system.recall_seconds_max,
+    )
+    recaller = DaemonRecaller(filesystem, RecallClient(tierd))
+
+    def in_loop(work: Callable[[], Any]) -> Any:
+        return trio.from_thread.run_sync(work, trio_token=token)
+
+    def recall(inode: Inode, version: Version) -> None:
+        trio.from_thread.run(recaller.recall, inode, version, trio_token=token)
+
+    methods = [*tree_methods(filesystem, in_loop), *mount_methods(filesystem, in_loop, recall)]
+    server = ControlServer(os.path.join(configuration.folder("run"), "mount.sock"), methods)
+    server.start()
+    options = MountOptions(allow_other=configuration.file_system.allow_other and os.geteuid() == 0)
+    try:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(_until_signal, nursery.cancel_scope)
+            await serve(
+                filesystem,
+                configuration.mount,
+                recaller,
+                ready=lambda: log.info("mount.ready"),
+                options=options,
+            )
+            nursery.cancel_scope.cancel()
+    finally:
+        server.close()
+
+
+async def _until_signal(scope: trio.CancelScope) -> None:
+    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+        async for number in signals:
+            log.info("mount.stopping", extra={"signal": number})
+            scope.cancel()
+            return
+
+
+class DaemonRecaller:
+    """Brings bytes back through tierd; requests for one version share one recall."""
+
+    def __init__(self, filesystem: Filesystem, client: RecallClient) -> None:
+        self._filesystem = filesystem
+        self._client = client
+        self._under_way: dict[tuple[Inode, Version], trio.Event] = {}
+        self._threads = trio.CapacityLimiter(RECALLS_MAX)
+
+    async def recall(self, inode: Inode, version: Version) -> None:
+        """See Recaller."""
+        key = (inode, version)
+        while (other := self._under_way.get(key)) is not None:
+            await other.wait()
+        facts = self._stub(inode, version)
+        if facts is None or facts.sha256 is None:
+            return
+        done = self._under_way[key] = trio.Event()
+        try:
+            work = functools.partial(self._client.recall, inode, version, facts.sha256, facts.repository)
+            staged = await self._in_thread(work)
+            if self._filesystem.adopt(inode, version, staged) is not Verdict.DONE or os.path.exists(staged):
+                os.unlink(staged)  # somebody truncated, replaced or brought it meanwhile
+        finally:
+            del self._under_way[key]
+            done.set()
+
+    async def fetch_range(self, inode: Inode, version: Version, offset: int, length: int) -> str:
+        """See Recaller."""
+        facts = self._stub(inode, version)
+        if facts is None or facts.sha256 is None:
+            raise RecallFailed(what=f"inode {inode} version {version}", why="it is not a stub any more")
+        work = functools.partial(
+            self._client.ensure, inode, version, facts.sha256, facts.repository, Span(offset, length)
+        )
+        path, _ = await self._in_thread(work)
+        return str(path)
+
+    def _stub(self, inode: Inode, version: Version) -> FileFacts | None:
+        try:
+            facts = self._filesystem.facts(inode)
+        except NotFound:
+            return None
+        return facts if facts.version == version and facts.state is FileState.STUB else None
+
+    async def _in_thread(self, work: Callable[[], Any]) -> Any:
+        try:
+            return await trio.to_thread.run_sync(work, abandon_on_cancel=True, limiter=self._threads)
+        except DaemonUnreachable as problem:
+            raise RecallFailed(what="A file", why=str(problem)) from problem
+
+
+class _Copies:
+    """Answers `user.vna.copies` from the store, read-only; no copies before tierd ever ran."""
+
+    def __init__(self, archive: str) -> None:
+        self._late = archive_store.LateStore(archive)
+        self.facts: Callable[[Inode], FileFacts] | None = None
+
+    def of(self, inode: Inode, sha256: Sha256) -> Sequence[Copy]:
+        """Verified copies of a file's content."""
+        store = self._late.get()
+        if store is None or self.facts is None:
+            return ()
+        return copies_of_content(store, sha256, self.facts(inode).repository)

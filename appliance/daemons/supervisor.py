@@ -1,0 +1,85 @@
+"""`vna serve`: mount and tierd in one foreground command; what dies is started again, SIGTERM stops all cleanly."""
+
+from __future__ import annotations
+
+import logging
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Mapping, Sequence
+
+log = logging.getLogger(__name__)
+
+RESTART_SECONDS_MIN = 0.2
+RESTART_SECONDS_MAX = 10.0
+STEADY_SECONDS = 30.0
+"""Alive for this long, a daemon's earlier deaths are forgotten."""
+STOP_SECONDS_MAX = 60.0
+LOOK_SECONDS = 0.1
+FINAL = frozenset({2, 3})
+"""Exit codes that a restart will not mend: wrong configuration, refused."""
+
+
+class _Child:
+    """One daemon, started again as often as it dies."""
+
+    def __init__(self, name: str, arguments: Sequence[str], environ: Mapping[str, str]) -> None:
+        self.name = name
+        self._command = [sys.executable, "-m", "appliance", *arguments]
+        self._environ = dict(environ)
+        self.process: subprocess.Popen[bytes] | None = None
+        self._began = 0.0
+        self._next = 0.0
+        self._delay = RESTART_SECONDS_MIN
+
+    def look(self) -> int | None:
+        """Start it if it is time to; an exit code that is final, or None."""
+        now = time.monotonic()
+        if self.process is None:
+            if now >= self._next:
+                self.process = subprocess.Popen(self._command, env=self._environ)  # noqa: S603 - our own program
+                self._began = now
+                log.info("supervisor.started", extra={"daemon": self.name, "pid": self.process.pid})
+            return None
+        code = self.process.poll()
+        if code is None:
+            if now - self._began > STEADY_SECONDS:
+                self._delay = RESTART_SECONDS_MIN
+            return None
+        log.warning("supervisor.ended", extra={"daemon": self.name, "code": code})
+        self.process = None
+        self._next = now + self._delay
+        self._delay = min(RESTART_SECONDS_MAX, self._delay * 2)
+        return code if code in FINAL else None
+
+    def stop(self) -> None:
+        """SIGTERM, and SIGKILL to one that does not heed it."""
+        if self.process is None or self.process.poll() is not None:
+            return
+        self.process.terminate()
+        try:
+            self.process.wait(STOP_SECONDS_MAX)
+        except subprocess.TimeoutExpired:
+            log.error("supervisor.killed", extra={"daemon": self.name})  # noqa: TRY400 - there is no more to say
+            self.process.kill()
+            self.process.wait()
+
+
+def run(archive: str, extra: Mapping[str, Sequence[str]], environ: Mapping[str, str]) -> int:
+    """Serve until SIGTERM or SIGINT; the exit code of a daemon that cannot be started at all otherwise."""
+    stopping = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stopping.set())
+    children = [
+        _Child(name, [name, "--archive", archive, *extra.get(name, ())], environ) for name in ("mount", "tierd")
+    ]
+    code: int | None = None
+    while code is None and not stopping.wait(LOOK_SECONDS):
+        for child in children:
+            code = child.look() if code is None else code
+    # tiering first: what it still proposes needs the tree
+    for child in reversed(children):
+        child.stop()
+    return code or 0

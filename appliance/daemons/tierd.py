@@ -1,0 +1,141 @@
+"""tierd: seals, packs, replicates, evicts and recalls. Wiring only.
+
+Any thread of tiering that fails ends the process at once: what is in hand is found again from rows by the next one.
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+import os
+import signal
+import threading
+from collections.abc import Mapping
+
+from appliance import config
+from appliance.config import Configuration, TargetSettings
+from appliance.control.client import ControlClient
+from appliance.control.recall import recall_methods
+from appliance.control.server import ControlServer
+from appliance.control.tiering import TieringControl
+from appliance.control.tree import TreeClient
+from vnafs import store as archive_store
+from vnafs.domain.clock import SystemClock
+from vnafs.domain.copies import Capabilities
+from vnafs.domain.faults import Faults
+from vnafs.domain.ids import TargetName
+from vnafs.pipeline.runner import Destination, TieringSettings
+from vnafs.targets.address import Address, parse_address
+from vnafs.targets.credentials import Credentials, find_credentials
+from vnafs.targets.limits import Limits
+from vnafs.targets.open import open_target
+from vnafs.targets.port import Target
+
+log = logging.getLogger(__name__)
+
+EXIT_FAILED = 70
+"""EX_SOFTWARE of sysexits.h: the supervisor starts the daemon again."""
+MOUNT_ANSWER_SECONDS_MAX = 60.0
+RECALL_REQUESTS = 16
+"""Kept free of uploads, so that a reader never waits behind the drain."""
+
+
+def run(configuration: Configuration, environ: Mapping[str, str], faults: Faults) -> int:
+    """Serve until SIGTERM or SIGINT. Raises ArchiveBusy, ConfigurationInvalid and what opening an archive raises."""
+    clock = SystemClock()
+    archive = configuration.archive
+    stopping = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stopping.set())
+    # A lease that is broken while it is held sends SIGIO, whose default is to end the process (fcntl(2)).
+    signal.signal(signal.SIGIO, signal.SIG_IGN)
+    wanted = destinations(configuration, environ)
+    engine = archive_store.open_store(archive, faults=faults)
+    namespace = archive_store.read_namespace(archive)
+    mount = ControlClient(
+        os.path.join(configuration.folder("run"), "mount.sock"), "mount", timeout_seconds=MOUNT_ANSWER_SECONDS_MAX
+    )
+    tiering = archive_store.open_tiering(
+        archive,
+        engine,
+        namespace,
+        TreeClient(mount),
+        lambda identity: tiering_settings(configuration, identity),
+        clock=clock,
+        faults=faults,
+        fatal=_end,
+    )
+    control = TieringControl(
+        tiering,
+        engine,
+        namespace,
+        reload=lambda: tiering.set_targets(destinations(config.load(archive), environ)),
+        clock=clock,
+        quiet_seconds=configuration.file_system.quiet_seconds,
+    )
+    tiering.set_targets(wanted)
+    server = ControlServer(
+        os.path.join(configuration.folder("run"), "tierd.sock"),
+        [*recall_methods(tiering.recaller), *control.methods()],
+    )
+    tiering.start()
+    server.start()
+    log.info("tierd.ready", extra={"targets": len(wanted)})
+    stopping.wait()
+    log.info("tierd.stopping")
+    server.close()
+    tiering.stop()
+    engine.close()
+    namespace.close()
+    return 0
+
+
+def _end(problem: BaseException) -> None:
+    log.critical("tierd.failed", exc_info=problem)
+    logging.shutdown()
+    os._exit(EXIT_FAILED)
+
+
+def destinations(configuration: Configuration, environ: Mapping[str, str]) -> dict[TargetName, Destination]:
+    """The configured targets, ready to be opened. Raises ConfigurationInvalid."""
+    found = {}
+    for number, target in enumerate(configuration.targets):
+        key = f"target[{number}]"
+        address = parse_address(target.url, file=configuration.file, key=f"{key}.url")
+        credentials = find_credentials(
+            address, file=target.credentials_file, environ=environ, key=f"{key}.credentials_file"
+        )
+        opened = functools.partial(_open, target, address, credentials)
+        found[TargetName(target.name)] = Destination(opened, target.url, target.transfers_max)
+    return found
+
+
+def _open(target: TargetSettings, address: Address, credentials: Credentials, known: Capabilities | None) -> Target:
+    limits = Limits(
+        requests_max=target.transfers_max * 2 + RECALL_REQUESTS,
+        bytes_per_second_max=target.bytes_per_second_max or None,
+        attempts_max=2,  # the replicator has its own patience, and a reader wants the next copy
+    )
+    return open_target(TargetName(target.name), address, credentials, SystemClock(), limits, known)
+
+
+def tiering_settings(configuration: Configuration, identity: bytes) -> TieringSettings:
+    """What tiering needs of the configuration."""
+    packs, spool = configuration.packs, configuration.spool
+    return TieringSettings(
+        archive_id=identity,
+        spool_folder=configuration.folder("spool"),
+        packs_folder=configuration.folder("packs"),
+        staging_folder=configuration.folder("staging"),
+        recall_cache_folder=configuration.folder("cache"),
+        quiet_seconds=configuration.file_system.quiet_seconds,
+        pack_target_bytes=packs.target_bytes,
+        pack_age_seconds_max=packs.age_seconds_max,
+        compression_level=packs.compression_level,
+        workers=packs.workers,
+        waiting_bytes_max=packs.waiting_bytes_max,
+        recall_cache_bytes_max=packs.recall_cache_bytes_max,
+        high_watermark_percent=spool.high_watermark_percent,
+        low_watermark_percent=spool.low_watermark_percent,
+        local_bytes_max=spool.bytes_max,
+    )

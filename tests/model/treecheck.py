@@ -1,0 +1,71 @@
+"""What must hold in every tree at rest, read straight from its rows and its spool."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections import Counter
+from collections.abc import Set as AbstractSet
+
+from vnafs.domain.files import Candidate, FileState
+from vnafs.domain.ids import ROOT, Inode
+from vnafs.index import entries, inodes, keys
+from vnafs.index.engine import Engine, prefix_stop
+from vnafs.index.inodes import NOT_QUEUED
+from vnafs.local.spool import QUARANTINE, Spool
+
+
+def check_tree(engine: Engine, spool: Spool, open_inodes: AbstractSet[Inode] = frozenset()) -> None:
+    """Raises AssertionError with what does not hold."""
+    with engine.read() as reader:
+        rows = {
+            Inode(keys.number_of(key)): inodes.decode(raw)
+            for key, raw in reader.scan(keys.INODES, prefix_stop(keys.INODES))
+        }
+        queued = {key for key, _ in reader.scan(b"Q", b"R")}
+        orphans = {Inode(keys.number_of(key)) for key, _ in reader.scan(keys.ORPHANS, prefix_stop(keys.ORPHANS))}
+        dropped = {keys.dropped_of(key) for key, _ in reader.scan(keys.DROPPED, prefix_stop(keys.DROPPED))}
+        names: Counter[Inode] = Counter()
+        below: Counter[Inode] = Counter()
+        by_name = sum(1 for _ in reader.scan(b"E", b"F"))
+        by_cookie = 0
+        for inode, row in rows.items():
+            if row.is_directory:
+                for place in entries.listing(reader, inode):
+                    by_cookie += 1
+                    entry = entries.find(reader, inode, place.name)
+                    assert entry == (place.inode, place.cookie, place.kind), f"{inode}: a name and its place differ"
+                    assert rows[place.inode].mode >> 12 == place.kind
+                    names[place.inode] += 1
+                    if rows[place.inode].is_directory:
+                        below[inode] += 1
+                        assert rows[place.inode].parent == inode
+                    assert rows[place.inode].repository == (row.repository or place.inode)
+        assert by_name == by_cookie, "names and places differ in number"
+    for inode, row in rows.items():
+        if row.is_directory:
+            assert row.nlink == 2 + below[inode], f"directory {inode}"
+            assert inode == ROOT or names[inode] == 1
+        else:
+            assert row.nlink == names[inode], f"inode {inode}"
+        assert (row.nlink == 0) == (inode in orphans), f"inode {inode}"
+        assert (row.seal is None) == (row.state is FileState.OPEN), f"inode {inode}"
+        assert row.nlink or inode in open_inodes, f"inode {inode} has neither a name nor a handle"
+    expected = {
+        keys.queue(Candidate(inode, row.version, row.state, row.due))
+        for inode, row in rows.items()
+        if row.due != NOT_QUEUED
+    }
+    assert queued == expected, "the queue differs from the rows"
+    local = {
+        (inode, row.version)
+        for inode, row in rows.items()
+        if stat.S_ISREG(row.mode) and row.state is not FileState.STUB
+    }
+    found = {
+        tuple(int(part, 16) for part in name.split("."))
+        for folder, _, files in os.walk(spool.directory)
+        if QUARANTINE not in folder
+        for name in files
+    }
+    assert found == local | dropped, "local files differ from the rows"

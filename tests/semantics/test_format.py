@@ -1,0 +1,446 @@
+"""FORMAT.md, executed: packs are taken apart by the document's own tables and by its own program.
+
+Nothing of the pack reader is used here, only the writer that is under test; F-6 and F-9 ask the reader to refuse.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+import re
+import subprocess
+import sys
+
+import pytest
+import xxhash
+import zstandard
+
+from tests import studies
+from vnafs.content import codecs, packfile
+from vnafs.content.packfile import FileHints, PackHeader, PackReader, PackWriter
+from vnafs.content.splitters import examine
+from vnafs.domain import errors
+from vnafs.domain.clock import Instant
+from vnafs.domain.ids import Inode, PackId, RepositoryId, Sha256, Span, Version, new_pack_id, pack_object_name
+from vnafs.domain.recipes import PIECE_BYTES_MAX, Codec, PieceKind, PieceRef, Recipe
+
+DOCUMENT_PATH = os.path.join(os.path.dirname(__file__), "..", "..", "FORMAT.md")
+with open(DOCUMENT_PATH, encoding="utf-8") as _file:
+    DOCUMENT = _file.read()
+
+ARCHIVE = bytes(range(16))
+CREATED = 1_760_000_000_123_456_789
+NOT_UTF8 = b"caf\xe9/\xff\xfe.dcm"
+
+
+# -- the document as a parser --------------------------------------------------------------------------------
+
+
+@dataclasses.dataclass(frozen=True)
+class Field:
+    offset: int
+    length_bytes: int
+    name: str
+    value: str
+
+    def bytes_in(self, data: bytes) -> bytes:
+        return data[self.offset : self.offset + self.length_bytes]
+
+    def number_in(self, data: bytes) -> int:
+        return int.from_bytes(self.bytes_in(data), "little")
+
+
+def table(heading: str, nth: int = 0) -> dict[str, Field]:
+    """The nth byte table of a section, by field name; offsets must follow each other without gaps."""
+    section = DOCUMENT.split(f"\n## {heading}\n")[1].split("\n## ")[0]
+    tables = [block for block in re.split(r"\n\s*\n", section) if block.lstrip().startswith("| offset ")]
+    fields = {}
+    at = 0
+    for row in tables[nth].strip().splitlines()[2:]:
+        cells = [cell.strip() for cell in row.strip("|").split("|")]
+        field = Field(int(cells[0]), int(cells[1]), cells[2], cells[3])
+        assert field.offset == at, f"{heading}: {field.name} leaves a gap"
+        at += field.length_bytes
+        fields[field.name] = field
+    return fields
+
+
+HEADER, FOOTER = table("Header"), table("Footer")
+RECORD, ENTRY = table("Recipe record", 0), table("Recipe record", 1)
+
+
+def assert_constants(fields: dict[str, Field], data: bytes) -> None:
+    """Fields whose value the document states have it."""
+    for field in fields.values():
+        if field.value.startswith("`"):
+            assert field.bytes_in(data) == bytes.fromhex(field.value.strip("`")), field.name
+        elif field.value.isdigit():
+            assert field.number_in(data) == int(field.value), field.name
+
+
+def xxh3(data: bytes) -> int:
+    return xxhash.xxh3_64_intdigest(data)
+
+
+@dataclasses.dataclass(frozen=True)
+class Pack:
+    """A pack taken apart by the tables."""
+
+    data: bytes
+
+    @property
+    def header(self) -> bytes:
+        return self.data[:256]
+
+    @property
+    def footer(self) -> bytes:
+        return self.data[-160:]
+
+    def footer_number(self, name: str) -> int:
+        return FOOTER[name].number_in(self.footer)
+
+    @property
+    def catalogue_stored(self) -> bytes:
+        at = self.footer_number("catalogue_offset")
+        return self.data[at : at + self.footer_number("catalogue_stored_bytes")]
+
+    @property
+    def lines(self) -> list[dict]:
+        return [
+            json.loads(line) for line in zstandard.ZstdDecompressor().decompress(self.catalogue_stored).splitlines()
+        ]
+
+    def lines_of(self, kind: str) -> list[dict]:
+        return [line for line in self.lines if line["kind"] == kind]
+
+    def record(self, line: dict) -> bytes:
+        return self.data[line["offset"] : line["offset"] + line["length"]]
+
+
+def entries(record: bytes) -> list[bytes]:
+    size = sum(field.length_bytes for field in ENTRY.values())
+    first = RECORD["body"].offset + 16 * RECORD["other_packs"].number_in(record)
+    return [record[first + size * n : first + size * (n + 1)] for n in range(RECORD["pieces"].number_in(record))]
+
+
+def raw_of(entry: bytes, pack: bytes) -> bytes:
+    """A piece decoded as the codec table says."""
+    at, length = ENTRY["offset"].number_in(entry), ENTRY["stored_bytes"].number_in(entry)
+    stored, codec = pack[at : at + length], ENTRY["codec"].number_in(entry)
+    if codec == 0:
+        return stored
+    plain = zstandard.ZstdDecompressor().decompress(stored)
+    if codec == 1:
+        return plain
+    half = (len(plain) + 1) // 2
+    return bytes(plain[n // 2] if n % 2 == 0 else plain[half + n // 2] for n in range(len(plain)))
+
+
+# -- packs to take apart -------------------------------------------------------------------------------------
+
+
+def write(folder, contents: dict[bytes, bytes], leaning: Recipe | None = None) -> tuple[Pack, list[Recipe], PackId]:
+    header = PackHeader(new_pack_id(), ARCHIVE, RepositoryId(4711), 9, Instant(CREATED))
+    writer = PackWriter(str(folder / f"{header.pack.hex()}.pack"), header, repository_name="radiology")
+    recipes = []
+    for number, (path, data) in enumerate(contents.items()):
+        examined = examine(data)
+        refs: list[PieceRef] = []
+        for cut in examined.cuts:
+            raw = data[cut.offset : cut.offset + cut.length_bytes]
+            encoded = codecs.encode(raw, cut.kind)
+            digest = Sha256(hashlib.sha256(raw).digest())
+            refs.append(
+                writer.append_piece(encoded.data, raw_bytes=len(raw), codec=encoded.codec, kind=cut.kind, sha256=digest)
+            )
+        made = Recipe(Sha256(hashlib.sha256(data).digest()), len(data), tuple(refs))
+        hints = FileHints(
+            path, Inode(number), Version(1), 0o100644, 10, 20, 30, 40, {b"user.x": b"\xff"}, examined.facts
+        )
+        writer.append_content(made, hints)
+        recipes.append(made)
+    if leaning is not None:
+        writer.append_content(leaning, FileHints(b"leaning.bin", Inode(99), Version(1)))
+    closed = writer.close()
+    with open(folder / f"{closed.id.hex()}.pack", "rb") as file:
+        pack = Pack(file.read())
+    assert hashlib.sha256(pack.data).digest() == closed.sha256
+    return pack, recipes, closed.id
+
+
+CONTENTS = {
+    b"ct/one.dcm": studies.real_dicom_file("693_UNCR.dcm"),
+    b"us/frames.dcm": studies.real_dicom_file("emri_small_RLE.dcm"),
+    NOT_UTF8: studies.a_native_multiframe(frames=3, rows=64, columns=81),
+    "документ.pdf".encode(): studies.a_pdf(pages=4),
+    b"photo.jpg": studies.a_jpeg(size_bytes=70_000),
+    b"empty": b"",
+    b"odd": b"\x01\x00" * 40_000 + b"\x01",
+}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("packs")
+
+
+@pytest.fixture(scope="module")
+def written(folder) -> tuple[Pack, list[Recipe], PackId]:
+    return write(folder, CONTENTS)
+
+
+@pytest.fixture(scope="module")
+def pack(written) -> Pack:
+    return written[0]
+
+
+def test_f1_the_parts_follow_each_other_without_gaps(pack):
+    places = [(256, 0)]
+    places += [(line["offset"], line["stored"]) for line in pack.lines_of("piece")]
+    places += [(line["offset"], line["length"]) for line in pack.lines_of("recipe")]
+    places.sort()
+    for (offset, length), (after, _) in zip(
+        places, [*places[1:], (pack.footer_number("catalogue_offset"), 0)], strict=True
+    ):
+        assert offset + length == after
+    assert pack.footer_number("catalogue_offset") + len(pack.catalogue_stored) + 160 == len(pack.data)
+    assert pack.footer_number("body_bytes") == pack.footer_number("catalogue_offset") - 256
+
+
+def test_f1_bytes_that_were_written_are_never_changed(tmp_path):
+    header = PackHeader(new_pack_id(), ARCHIVE, RepositoryId(1), 0, Instant(CREATED))
+    path = tmp_path / "pack"
+    writer = PackWriter(str(path), header, repository_name="r")
+    for number in range(40):
+        raw = number.to_bytes(2, "little") * 20_000
+        writer.append_piece(
+            raw, raw_bytes=40_000, codec=Codec.NONE, kind=PieceKind.BYTES, sha256=Sha256(hashlib.sha256(raw).digest())
+        )
+    before = path.read_bytes()
+    writer.close()
+    assert len(before) > 1_000_000
+    assert path.read_bytes().startswith(before)
+
+
+@pytest.mark.parametrize(("files", "fetches"), [(30, 1), (3000, 2)])
+def test_f2_one_or_two_reads_list_a_pack(files, fetches, tmp_path):
+    pack, _, identity = write(
+        tmp_path, {os.urandom(30).replace(b"\0", b"x") + b"%d" % n: b"%d" % n for n in range(files)}
+    )
+    log: list[Span] = []
+
+    def fetch(span: Span) -> bytes:
+        log.append(span)
+        return pack.data[span.offset : span.stop]
+
+    assert len(PackReader(fetch, len(pack.data), identity).catalogue().files) == files
+    assert len(log) == fetches
+    assert log[0].length == min(65_536, len(pack.data))
+
+
+def test_f3_the_object_name_is_the_id_and_nothing_else():
+    identity = PackId(bytes.fromhex("ab" + "cd" * 15))
+    assert pack_object_name(identity) == "packs/ab/ab" + "cd" * 15 + ".pack"
+
+
+def test_f4_every_field_of_the_header_is_where_the_table_says(written):
+    pack, _, identity = written
+    assert_constants(HEADER, pack.header)
+    assert sum(field.length_bytes for field in HEADER.values()) == 256
+    assert HEADER["pack_id"].bytes_in(pack.header) == identity
+    assert HEADER["archive_id"].bytes_in(pack.header) == ARCHIVE
+    assert HEADER["repository_id"].number_in(pack.header) == 4711
+    assert HEADER["retention_class"].number_in(pack.header) == 9
+    assert HEADER["created_ns"].number_in(pack.header) == CREATED
+    assert HEADER["guard"].number_in(pack.header) == xxh3(pack.header[:248])
+
+
+def test_f5_the_envelope_of_an_unencrypted_pack_is_zero(pack):
+    for name in ("encryption", "wrapped_key_bytes", "key_id", "nonce_prefix", "wrapped_key"):
+        assert not any(HEADER[name].bytes_in(pack.header)), name
+
+
+def changed(fields: dict[str, Field], data: bytes, name: str, number: int) -> bytes:
+    """The same header with another value and a right guard."""
+    field = fields[name]
+    body = bytearray(data)
+    body[field.offset : field.offset + field.length_bytes] = number.to_bytes(field.length_bytes, "little")
+    body[248:] = xxh3(bytes(body[:248])).to_bytes(8, "little")
+    return bytes(body)
+
+
+def test_f6_what_a_reader_cannot_know_is_refused_by_name(pack):
+    for name, number in (("format_version", 2), ("flags", 1 << 16), ("flags", 1 << 31), ("encryption", 1)):
+        with pytest.raises(errors.FormatUnknown):
+            packfile.decode_header(changed(HEADER, pack.header, name, number))
+    later = pack.data[:-12] + b"\x02" + pack.data[-11:]
+    with pytest.raises(errors.FormatUnknown):
+        packfile.decode_footer(later, len(later))
+    assert packfile.decode_header(changed(HEADER, pack.header, "flags", 0xFFFF)).repository == 4711
+
+
+def test_f7_every_piece_decodes_to_its_length_and_hash(pack):
+    seen = set()
+    for line in pack.lines_of("recipe"):
+        for entry in entries(pack.record(line)):
+            raw = raw_of(entry, pack.data)
+            assert len(raw) == ENTRY["raw_bytes"].number_in(entry) <= PIECE_BYTES_MAX
+            assert hashlib.sha256(raw).digest() == ENTRY["sha256"].bytes_in(entry)
+            assert 0 < ENTRY["stored_bytes"].number_in(entry) <= len(raw)
+            seen.add(ENTRY["codec"].number_in(entry))
+    assert seen == {0, 1, 2}
+
+
+def test_f8_every_frame_states_its_content_size(pack):
+    frames = [(pack.catalogue_stored, pack.footer_number("catalogue_raw_bytes"))]
+    frames += [
+        (pack.data[line["offset"] : line["offset"] + line["stored"]], line["raw"])
+        for line in pack.lines_of("piece")
+        if line["codec"]
+    ]
+    assert len(frames) > 3
+    for frame, size in frames:
+        assert zstandard.frame_content_size(frame) == size
+
+
+def test_f9_the_tables_of_codecs_and_kinds_name_all_there_are():
+    section = DOCUMENT.split("\n## Stored pieces\n")[1].split("\n## ")[0]
+    listed = [
+        {int(row.split("|")[1]) for row in block.splitlines()[2:]}
+        for block in re.split(r"\n\s*\n", section)
+        if block.lstrip().startswith(("| codec", "| kind"))
+    ]
+    assert listed == [set(Codec), set(PieceKind)]
+
+
+def test_f9_an_unknown_kind_is_bytes_and_an_unknown_codec_is_refused(written):
+    pack, recipes, identity = written
+    line = next(line for line in pack.lines_of("recipe") if line["sha256"] == recipes[0].sha256.hex())
+    record = bytearray(pack.record(line))
+    first = record.index(entries(bytes(record))[0])
+
+    def read() -> Recipe:
+        record[-8:] = xxh3(bytes(record[:-8])).to_bytes(8, "little")
+        return PackReader(lambda span: bytes(record)[: span.length], 1 << 30, identity).recipe(Span(0, len(record)))
+
+    record[first + ENTRY["kind"].offset] = 250
+    assert read().pieces[0].kind is PieceKind.BYTES
+    record[first + ENTRY["codec"].offset] = 250
+    with pytest.raises(errors.FormatUnknown):
+        read()
+
+
+def test_f10_pieces_joined_in_order_are_the_content(pack):
+    contents = {hashlib.sha256(data).hexdigest(): data for data in CONTENTS.values()}
+    lines = pack.lines_of("recipe")
+    assert {line["sha256"] for line in lines} == set(contents)
+    for line in lines:
+        record = pack.record(line)
+        assert_constants(RECORD, record)
+        assert RECORD["record_bytes"].number_in(record) == len(record)
+        assert RECORD["content_bytes"].number_in(record) == line["size"]
+        assert RECORD["sha256"].bytes_in(record).hex() == line["sha256"]
+        assert int.from_bytes(record[-8:], "little") == xxh3(record[:-8])
+        assert b"".join(raw_of(entry, pack.data) for entry in entries(record)) == contents[line["sha256"]]
+
+
+def leaning_on(one: Recipe, two: Recipe, joined: bytes) -> Recipe:
+    return Recipe(Sha256(hashlib.sha256(joined).digest()), len(joined), (*one.pieces, *two.pieces))
+
+
+def test_f11_a_recipe_names_other_packs_by_id(tmp_path):
+    _, (one,), identity = write(tmp_path, {b"one": b"1" * 9000})
+    _, (two,), other = write(tmp_path, {b"two": b"2" * 9000})
+    pack, _, _ = write(tmp_path, {b"x": b"x"}, leaning_on(one, two, b"1" * 9000 + b"2" * 9000))
+    (line,) = (line for line in pack.lines_of("recipe") if line["size"] == 18_000)
+    record = pack.record(line)
+    assert RECORD["other_packs"].number_in(record) == 2
+    at = RECORD["body"].offset
+    assert [record[at : at + 16], record[at + 16 : at + 32]] == [identity, other]
+    assert [ENTRY["pack"].number_in(entry) for entry in entries(record)] == [1, 2]
+
+
+def test_f12_the_catalogue_names_everything_in_the_body(written):
+    pack, recipes, identity = written
+    first = pack.lines[0]
+    assert first == {
+        "kind": "pack",
+        "pack": identity.hex(),
+        "archive": ARCHIVE.hex(),
+        "repository": 4711,
+        "repository_name": "radiology",
+        "retention_class": 9,
+        "created_ns": CREATED,
+    }
+    pieces = [
+        (line["offset"], line["stored"], line["raw"], line["codec"], line["type"], line["sha256"])
+        for line in pack.lines_of("piece")
+    ]
+    assert pieces == [
+        (ref.offset, ref.stored_bytes, ref.raw_bytes, ref.codec, ref.kind, ref.sha256.hex())
+        for made in recipes
+        for ref in made.pieces
+    ]
+    counts = tuple(pack.footer_number(name) for name in ("pieces", "recipes", "files"))
+    assert counts == tuple(len(pack.lines_of(kind)) for kind in ("piece", "recipe", "file"))
+
+
+def test_f12_the_document_lists_every_key_that_is_written(pack):
+    section = DOCUMENT.split("\n## Catalogue\n")[1].split("\n## ")[0]
+    for line in pack.lines:
+        row = next(row for row in section.splitlines() if row.startswith(f"| `{line['kind']}` |"))
+        assert {f"`{key}`" for key in line if key != "kind"} <= set(re.findall(r"`\w+`", row))
+
+
+def test_f13_paths_are_exact_whatever_their_bytes(pack):
+    by_inode = {line["inode"]: line for line in pack.lines_of("file")}
+    assert by_inode[0]["path"] == "ct/one.dcm"
+    assert by_inode[3]["path"] == "документ.pdf"
+    assert "path" not in by_inode[2]
+    assert by_inode[2]["path_base64"] == "Y2Fm6S//" + "/i5kY20="
+    assert by_inode[0]["dicom"]["Modality"] == "CT"
+    assert by_inode[0]["xattrs"] == {"dXNlci54": "/w=="}
+
+
+def test_f14_the_footer_is_found_from_the_end_and_every_field_is_where_the_table_says(written):
+    pack, _, identity = written
+    assert sum(field.length_bytes for field in FOOTER.values()) == 160
+    assert_constants(FOOTER, pack.footer)
+    assert FOOTER["pack_id"].bytes_in(pack.footer) == identity
+    assert pack.data[-12:] == b"\x01\x00\xa0\x00VNAPKEND"
+
+
+def test_f15_every_part_is_guarded(pack):
+    assert pack.footer_number("guard") == xxh3(pack.footer[8:])
+    assert pack.footer_number("catalogue_xxh3") == xxh3(pack.catalogue_stored)
+    body_end = 256 + pack.footer_number("body_bytes")
+    assert pack.footer_number("body_xxh3") == xxh3(pack.data[256:body_end])
+    assert FOOTER["sha256"].bytes_in(pack.footer) == hashlib.sha256(pack.data[:-160]).digest()
+
+
+def test_f16_the_program_in_the_document_gives_back_every_file(tmp_path):
+    packs = tmp_path / "packs"
+    packs.mkdir()
+    _, (one,), _ = write(packs, {b"one": b"1" * 9000})
+    _, recipes, _ = write(packs, CONTENTS)
+    joined = b"1" * 9000 + CONTENTS[b"ct/one.dcm"]
+    write(packs, {b"last": b"last"}, leaning_on(one, recipes[0], joined))
+    program = DOCUMENT.split("```python\n")[1].split("```")[0]
+    assert len(program.splitlines()) <= 55
+    script = tmp_path / "extract.py"
+    script.write_text(program, encoding="utf-8")
+    out = tmp_path / "out"
+    names = [str(packs / name) for name in os.listdir(packs)]
+    subprocess.run([sys.executable, "-W", "error::SyntaxWarning", str(script), *names, str(out)], check=True)
+    expected = CONTENTS | {b"one": b"1" * 9000, b"last": b"last", b"leaning.bin": joined}
+    for path, data in expected.items():
+        with open(os.path.join(os.fsencode(out), path), "rb") as file:
+            assert file.read() == data, path
+
+
+def test_every_promise_of_the_document_is_executed():
+    promised = set(re.findall(r"\*\*F-(\d+)\*\*", DOCUMENT))
+    executed = {match[1] for name in globals() if (match := re.match(r"test_f(\d+)_", name))}
+    assert promised == executed

@@ -1,0 +1,296 @@
+"""What every part of the tree shares: rows with their cache, open files, numbers, and changes as transactions.
+
+One thread. A `Change` gathers rows and events and commits them at once; nothing cached is touched unless the commit
+succeeded. The queue row of a file follows from its inode row (state, due, version), so the two cannot disagree.
+"""
+
+from __future__ import annotations
+
+import collections
+import contextlib
+import logging
+import os
+from types import TracebackType
+
+from vnafs.domain.clock import NANOSECONDS, Clock, Instant
+from vnafs.domain.errors import NotADirectory, NotFound, StorageFailed, VnaError
+from vnafs.domain.events import Event, EventKind
+from vnafs.domain.faults import Faults
+from vnafs.domain.files import Candidate
+from vnafs.domain.ids import ROOT, Inode, RepositoryId, Version
+from vnafs.domain.repositories import Acknowledgement, Repository
+from vnafs.fs.attributes import Attributes, attributes_of, attributes_while_written
+from vnafs.fs.handles import Handles
+from vnafs.fs.settings import Settings
+from vnafs.index import inodes, keys, meta, queue, repositories
+from vnafs.index.engine import Engine, Position, Reader, Transaction
+from vnafs.index.entries import COOKIE_FIRST
+from vnafs.index.feeds import Feed
+from vnafs.index.inodes import NOT_QUEUED, InodeRow
+from vnafs.index.ranges import Numbers, epoch_stop
+from vnafs.local.space import Space
+from vnafs.local.spool import Spool
+
+_LOG = logging.getLogger(__name__)
+
+EPOCH = "epoch"
+INODE_RANGE = "inode_range_end"
+COOKIE_RANGE = "cookie_range_end"
+ROOT_REPOSITORY = RepositoryId(0)
+"""What the root of the mount belongs to."""
+
+
+NO_INODE = Inode(0)
+
+
+class Watcher:
+    """Told when something changed that the kernel may have cached, other than by a request of the kernel itself.
+
+    This one ignores it; an engine puts its own in its place. Calls never block.
+    """
+
+    def attributes_changed(self, inode: Inode) -> None:
+        """Attributes of an inode changed, its bytes did not."""
+
+    def bytes_changed(self, inode: Inode) -> None:
+        """Bytes changed behind our back."""
+
+    def entry_changed(self, parent: Inode, name: bytes) -> None:
+        """A name came, went or leads elsewhere."""
+
+
+class Core:
+    """The state of one tree in one process."""
+
+    def __init__(self, engine: Engine, spool: Spool, clock: Clock, faults: Faults, settings: Settings) -> None:
+        self.engine = engine
+        self.spool = spool
+        self.clock = clock
+        self.faults = faults
+        self.settings = settings
+        self.space = Space(spool.directory, clock, reserve_bytes=settings.reserve_bytes)
+        self.watcher = Watcher()
+        self.handles = Handles(settings.handles_open_max)
+        self.feed = Feed()
+        self.failure: VnaError | None = None
+        """Set once local storage failed; every change is refused from then on."""
+        self.rows: dict[Inode, InodeRow] = {}
+        self.drops: collections.deque[tuple[Position, Inode, Version]] = collections.deque()
+        """Local bytes without a row, and the position that must be synced before they may go."""
+        with engine.read() as reader:
+            self.epoch = meta.get_int(reader, EPOCH) or 0
+            self.repositories: dict[RepositoryId, Repository] = {r.id: r for r in repositories.every(reader)}
+        first = max(self.epoch << 40, ROOT) + 1
+        self.inode_numbers = Numbers(
+            engine, INODE_RANGE, first=first, ahead=settings.numbers_ahead, stop=epoch_stop(self.epoch)
+        )
+        self.cookie_numbers = Numbers(engine, COOKIE_RANGE, first=COOKIE_FIRST, ahead=settings.cookies_ahead)
+
+    # -- reading --------------------------------------------------------------------------------------------
+
+    def find(self, inode: Inode, reader: Reader | None = None) -> InodeRow | None:
+        """The row of an inode, or None."""
+        row = self.rows.get(inode)
+        if row is None:
+            if reader is not None:
+                row = inodes.find(reader, inode)
+            else:
+                with self.engine.read() as view:
+                    row = inodes.find(view, inode)
+            if row is not None:
+                self.remember(inode, row)
+        return row
+
+    def row(self, inode: Inode, reader: Reader | None = None) -> InodeRow:
+        """The row of an inode. Raises NotFound."""
+        row = self.rows.get(inode) or self.find(inode, reader)
+        if row is None:
+            raise NotFound(what=f"inode {inode}")
+        return row
+
+    def directory(self, inode: Inode, reader: Reader | None = None) -> InodeRow:
+        """The row of a directory. Raises NotFound, NotADirectory."""
+        row = self.row(inode, reader)
+        if not row.is_directory:
+            raise NotADirectory(what=f"inode {inode}")
+        return row
+
+    def attributes(self, inode: Inode, row: InodeRow) -> Attributes:
+        """What stat shows: from the local file while it is open for write, from the row otherwise."""
+        file = self.handles.files.get(inode)
+        if file is None or file.writing < 0:
+            return attributes_of(inode, row)
+        return attributes_while_written(inode, row, os.fstat(file.writing))
+
+    def remember(self, inode: Inode, row: InodeRow) -> None:
+        """Keep a row decoded; the one kept longest goes when there are too many."""
+        rows = self.rows
+        rows.pop(inode, None)
+        if len(rows) >= self.settings.rows_cached_max:
+            del rows[next(iter(rows))]
+        rows[inode] = row
+
+    def is_durable(self, repository: RepositoryId) -> bool:
+        """Whether an answer about this repository waits for stable storage; the root always does."""
+        found = self.repositories.get(repository)
+        return found is None or found.acknowledgement is Acknowledgement.DURABLE
+
+    def quiet_until(self) -> Instant:
+        """When a file that was just closed may be sealed."""
+        return Instant(self.clock.now() + int(self.settings.quiet_seconds * NANOSECONDS))
+
+    # -- changing -------------------------------------------------------------------------------------------
+
+    def new_inode(self) -> Inode:
+        """A number that no inode ever had. Never inside a change."""
+        return Inode(self.inode_numbers.take())
+
+    def new_cookie(self) -> int:
+        """A place that no listing ever had. Never inside a change."""
+        return self.cookie_numbers.take()
+
+    def change(self) -> Change:
+        """A transaction over rows and events. Raises StorageFailed after storage failed once."""
+        if self.failure is not None:
+            raise self.failure
+        return Change(self)
+
+    def fail(self, error: VnaError) -> None:
+        """Local storage cannot be trusted any more: refuse every change from now on."""
+        if self.failure is None:
+            self.failure = error
+            _LOG.critical("tree.storage_failed", extra={"why": str(error)})
+
+    # -- local bytes that no row names ----------------------------------------------------------------------
+
+    def drop_later(self, inode: Inode, version: Version) -> None:
+        """Remove local bytes once the change that gave them up survives loss of power; its D row is written."""
+        self.drops.append((self.engine.position, inode, version))
+        if len(self.drops) > self.settings.drops_pending_max:
+            self.engine.sync(self.engine.position)
+            self.reap()
+
+    def reap(self) -> int:
+        """Remove local bytes whose end is synced; returns how many were dealt with."""
+        synced = self.engine.synced
+        done: list[tuple[Inode, Version]] = []
+        while self.drops and self.drops[0][0] <= synced:
+            _, inode, version = self.drops.popleft()
+            self.spool.remove(inode, version)
+            self.faults.reach("tree.unlinked")
+            done.append((inode, version))
+        if done and self.failure is None:
+            with self.engine.write() as tx:
+                for inode, version in done:
+                    tx.delete(keys.dropped(inode, version))
+        return len(done)
+
+    def drop_now(self, inode: Inode, version: Version) -> None:
+        """Forget a waiting drop because its place is about to be used again; the caller removes the D row."""
+        with contextlib.suppress(ValueError):
+            waiting = next((drop for drop in self.drops if drop[1:] == (inode, version)), None)
+            if waiting is not None:
+                self.drops.remove(waiting)
+                self.spool.remove(inode, version)
+
+
+class Change:
+    """One transaction over the tree; a context manager."""
+
+    __slots__ = ("_before", "_block", "_core", "_drops", "_rows", "tx")
+
+    def __init__(self, core: Core) -> None:
+        self._core = core
+        self._rows: dict[Inode, InodeRow | None] = {}
+        self._before: dict[Inode, InodeRow | None] = {}
+        self._drops: list[tuple[Inode, Version]] = []
+        self._block = core.engine.write()
+
+    def __enter__(self) -> Change:
+        self.tx: Transaction = self._block.__enter__()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if error is not None:
+            self._block.__exit__(kind, error, trace)
+            return
+        core = self._core
+        try:
+            for inode, row in self._rows.items():
+                self._write(inode, row)
+        except BaseException as failed:
+            self._block.__exit__(type(failed), failed, failed.__traceback__)
+            raise
+        try:
+            self._block.__exit__(None, None, None)
+        except StorageFailed as failed:
+            core.fail(failed)
+            raise
+        for inode, row in self._rows.items():
+            if row is None:
+                core.rows.pop(inode, None)
+            else:
+                core.remember(inode, row)
+        core.faults.reach("tree.logged")
+        for inode, version in self._drops:
+            core.drop_later(inode, version)
+
+    def _write(self, inode: Inode, row: InodeRow | None) -> None:
+        before = self._before[inode]
+        if row is before:
+            return
+        if before is not None and before.due != NOT_QUEUED:
+            if row is not None and before[13:16] == row[13:16]:  # version, state and due are the same
+                inodes.put(self.tx, inode, row)
+                return
+            queue.remove(self.tx, Candidate(inode, before.version, before.state, before.due))
+        if row is None:
+            inodes.delete(self.tx, inode)
+            return
+        if row.due != NOT_QUEUED:
+            queue.put(self.tx, Candidate(inode, row.version, row.state, row.due))
+        inodes.put(self.tx, inode, row)
+
+    def row(self, inode: Inode) -> InodeRow:
+        """The row as this change leaves it so far. Raises NotFound."""
+        if inode in self._rows:
+            row = self._rows[inode]
+        else:
+            row = self._before[inode] = self._core.find(inode, self.tx)
+            if row is not None:
+                self._rows[inode] = row
+        if row is None:
+            raise NotFound(what=f"inode {inode}")
+        return row
+
+    def new(self, inode: Inode, row: InodeRow) -> None:
+        """Store the row of an inode that never was."""
+        self._before[inode] = None
+        self._rows[inode] = row
+
+    def set(self, inode: Inode, row: InodeRow) -> None:
+        """Store the row of an inode that was read in this change."""
+        self._rows[inode] = row
+
+    def delete(self, inode: Inode) -> None:
+        """Forget an inode that was read in this change."""
+        self._rows[inode] = None
+
+    def drop(self, inode: Inode, version: Version) -> None:
+        """Give up local bytes: they are removed once this change survives loss of power."""
+        self.tx.put(keys.dropped(inode, version), b"")
+        self._drops.append((inode, version))
+
+    def event(
+        self,
+        kind: EventKind,
+        inode: Inode,
+        version: Version,
+        parent: Inode = NO_INODE,
+        name: bytes = b"",
+        detail: int = 0,
+    ) -> None:
+        """Tell the feed."""
+        self._core.feed.append(self.tx, Event(kind, inode, version, parent, name, detail))

@@ -1,0 +1,430 @@
+"""Bytes: open, read, write, truncate, close, and the attributes that follow from them.
+
+Reads and writes of local bytes happen inline: the local disk is the only thing they may wait for. Opening a file for
+write logs it as OPEN before the answer, so that a crash at any later instruction is repaired from the local file.
+A file that was not OPEN begins a new version then: the row first, the local file's name second; the next start
+repairs a missed second step. One thread.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+
+from vnafs.domain.clock import Instant
+from vnafs.domain.errors import AlreadyExists, BadHandle, Damaged, FileTooBig, InvalidArgument, IsADirectory
+from vnafs.domain.events import EventKind
+from vnafs.domain.files import FileState
+from vnafs.domain.ids import Inode, Version
+from vnafs.fs.attributes import AttributeChanges, Attributes
+from vnafs.fs.caller import Caller
+from vnafs.fs.commitment import Commitment
+from vnafs.fs.core import Core
+from vnafs.fs.handles import Handle, OpenFile
+from vnafs.fs.names import Names
+from vnafs.fs.recall import RangeNeeded, RecallNeeded
+from vnafs.fs.removal import end
+from vnafs.index import xattrs
+from vnafs.index.inodes import NOT_QUEUED, InodeRow
+from vnafs.index.queue import DUE_NEVER
+from vnafs.local.spool import local_error
+
+_PERMISSIONS = 0o7777
+_SET_ID = stat.S_ISUID | stat.S_ISGID
+CAPABILITY = b"security.capability"
+
+
+def without_set_id(mode: int) -> int:
+    """A file's mode after somebody wrote to it or changed its owner (chown(2), write(2))."""
+    mode &= ~stat.S_ISUID
+    return mode & ~stat.S_ISGID if mode & stat.S_IXGRP else mode
+
+
+class Data:
+    """The file side of the tree."""
+
+    def __init__(self, core: Core, names: Names) -> None:
+        self._core = core
+        self._names = names
+
+    # -- open and close -------------------------------------------------------------------------------------
+
+    def create(self, parent: Inode, name: bytes, mode: int, flags: int, caller: Caller) -> tuple[Handle, Attributes]:
+        """Make a file and open it; without O_EXCL one that exists is opened.
+
+        Raises as mknod and open.
+        """
+        core = self._core
+        core.handles.check_room()
+        found = self._names.find(parent, name)
+        if found is not None:
+            if flags & os.O_EXCL:
+                raise AlreadyExists(what=f"that name in directory {parent}")
+            handle = self.open(found.inode, flags, caller)
+            return handle, core.attributes(found.inode, core.row(found.inode))
+        mode = stat.S_IFREG | mode & _PERMISSIONS
+        inode, row, descriptor = self._names.make(parent, name, mode, caller, due=DUE_NEVER)
+        file = OpenFile(inode, mode)
+        file.writing = descriptor
+        core.handles.files[inode] = file
+        file.writers = 1  # also when it was opened only for reading: its maker may still be about to fill it
+        access = flags & os.O_ACCMODE
+        handle = core.handles.add(file, readable=access != os.O_WRONLY, writable=True, privileged=caller.is_root)
+        if access == os.O_RDONLY:
+            handle.writable = False
+            file.writers = 0
+            self._end_writing(file)
+        return handle, core.attributes(inode, row)
+
+    def open(self, inode: Inode, flags: int, caller: Caller) -> Handle:
+        """Open a file.
+
+        Raises RecallNeeded for a stub whose bytes are needed here first: all but a truncating open, and a
+        read-only open of a large one, whose reads may raise RangeNeeded instead. Raises Damaged when local bytes
+        are missing, IsADirectory, InvalidArgument for anything without bytes, TooManyOpen.
+        """
+        core = self._core
+        core.handles.check_room()
+        row = core.row(inode)
+        if not row.is_file:
+            if row.is_directory:
+                raise IsADirectory(what=f"inode {inode}")
+            raise InvalidArgument(why=f"inode {inode} has no bytes")
+        access = flags & os.O_ACCMODE
+        writable = access != os.O_RDONLY
+        fresh = bool(flags & os.O_TRUNC)
+        file = core.handles.files.get(inode)
+        is_new = file is None
+        if file is None:
+            file = OpenFile(inode, row.mode)
+        if writable:
+            self._begin_writing(file, row, fresh=fresh)
+        elif fresh:
+            self._begin_writing(file, row, fresh=True)
+            file.writers -= 1
+            if file.writers == 0:
+                self._end_writing(file, stays_open=True)
+        elif file.descriptor < 0:
+            self._begin_reading(file, row)
+        if is_new:
+            core.handles.files[inode] = file
+        handle = core.handles.add(file, readable=access != os.O_WRONLY, writable=writable, privileged=caller.is_root)
+        if fresh:
+            self._wrote(handle)
+        return handle
+
+    def release(self, handle: Handle) -> None:
+        """The last duplicate of a handle is closed. Raises BadHandle the second time."""
+        core = self._core
+        file = handle.file
+        core.handles.drop(handle)
+        last = file.handles == 0
+        try:
+            if handle.writable:
+                file.writers -= 1
+                if file.writers == 0:
+                    self._end_writing(file, stays_open=not last)
+        finally:
+            if last:
+                file.close_descriptors()
+                del core.handles.files[file.inode]
+        if last:
+            row = core.find(file.inode)
+            if row is not None and row.nlink == 0:
+                with core.change() as change:
+                    end(change, file.inode, change.row(file.inode))
+
+    def _begin_reading(self, file: OpenFile, row: InodeRow) -> None:
+        if row.state is not FileState.STUB:
+            file.reading = self._open_local(file.inode, row, write=False)
+        elif row.size_bytes <= self._core.settings.recall_whole_bytes_max:
+            raise RecallNeeded(file.inode, row.version)
+
+    def _begin_writing(self, file: OpenFile, row: InodeRow, *, fresh: bool) -> None:
+        """One more writer; the first one makes the file OPEN, in a new version unless it was."""
+        if file.writing >= 0:
+            if fresh:
+                self._cut(file.writing, 0)
+            file.writers += 1
+            return
+        inode = file.inode
+        if row.state is FileState.STUB:
+            if not fresh:
+                raise RecallNeeded(inode, row.version)
+            descriptor = self._core.spool.create(inode, Version(row.version + 1))
+        else:
+            descriptor = self._open_local(inode, row, write=True)
+        try:
+            if not fresh:
+                self._restore_mtime(descriptor, row)
+            self._mark_open(inode, row)
+            if fresh and row.state is not FileState.STUB:
+                self._cut(descriptor, 0)
+        except BaseException:
+            os.close(descriptor)
+            raise
+        if file.reading >= 0:
+            os.close(file.reading)
+            file.reading = -1
+        file.writing = descriptor
+        file.writers += 1
+
+    def _mark_open(self, inode: Inode, row: InodeRow) -> None:
+        core = self._core
+        due = DUE_NEVER if row.nlink else NOT_QUEUED
+        if row.state is FileState.OPEN:
+            if row.due != due:
+                with core.change() as change:
+                    change.set(inode, change.row(inode)._replace(due=due))
+            return
+        version = Version(row.version + 1)
+        new = row._replace(version=version, state=FileState.OPEN, due=due, seal=None)
+        if row.state is FileState.STUB:
+            new = new._replace(size_bytes=0, blocks=0)
+        with core.change() as change:
+            change.row(inode)
+            change.set(inode, new)
+            change.event(EventKind.VERSION, inode, version)
+        if row.state is not FileState.STUB:
+            core.spool.move(inode, row.version, version)
+        core.faults.reach("tree.version_begun")
+
+    def _open_local(self, inode: Inode, row: InodeRow, *, write: bool) -> int:
+        spool = self._core.spool
+        try:
+            return spool.open(inode, row.version, write=write)
+        except Damaged:
+            # loss of power can undo the rename of a version that was begun and never written to
+            if row.state is not FileState.OPEN or spool.stat(inode, Version(row.version - 1)) is None:
+                raise
+            spool.move(inode, Version(row.version - 1), row.version)
+            return spool.open(inode, row.version, write=write)
+
+    def _restore_mtime(self, descriptor: int, row: InodeRow) -> None:
+        """Until now the row was the truth for the time of change; from now on the local file is."""
+        if os.fstat(descriptor).st_mtime_ns != row.mtime_ns:
+            os.utime(descriptor, ns=(row.atime_ns, row.mtime_ns))
+
+    def _end_writing(self, file: OpenFile, *, stays_open: bool = True) -> None:
+        """The last writer left: the row becomes the truth and the file may be sealed once it is quiet."""
+        core = self._core
+        inode = file.inode
+        local = os.fstat(file.writing)
+        if stays_open:
+            file.reading = core.spool.open(inode, core.row(inode).version, write=False)
+        os.close(file.writing)
+        file.writing = -1
+        with core.change() as change:
+            row = change.row(inode)
+            change.set(inode, self.as_local(row, local, due=core.quiet_until() if row.nlink else NOT_QUEUED))
+
+    @staticmethod
+    def as_local(row: InodeRow, local: os.stat_result, *, due: Instant) -> InodeRow:
+        """The row after writing, taken over from the local file."""
+        return row._replace(
+            size_bytes=local.st_size,
+            blocks=local.st_blocks,
+            mtime_ns=local.st_mtime_ns,
+            ctime_ns=max(row.ctime_ns, local.st_mtime_ns),
+            due=due,
+        )
+
+    # -- read and write -------------------------------------------------------------------------------------
+
+    def read(self, handle: Handle, offset: int, length: int) -> bytes:
+        """At most *length* bytes from *offset*; fewer only at the end of the file. Raises BadHandle, RangeNeeded."""
+        file = handle.file
+        descriptor = file.writing if file.writing >= 0 else file.reading
+        if not handle.readable:
+            raise BadHandle
+        if descriptor < 0:
+            row = self._core.row(file.inode)
+            if row.state is FileState.STUB:
+                length = min(length, row.size_bytes - offset)
+                if length <= 0:
+                    return b""
+                raise RangeNeeded(file.inode, row.version, offset, length)
+            descriptor = file.reading = self._open_local(file.inode, row, write=False)
+        try:
+            return os.pread(descriptor, length, offset)
+        except OSError as error:
+            raise local_error(error, "reading local bytes") from error
+
+    def write(self, handle: Handle, offset: int, data: bytes) -> int:
+        """Write all of *data* at *offset*. Raises BadHandle, NoSpace, FileTooBig.
+
+        The caller knows where O_APPEND ends (the kernel does); see `append` for one that does not.
+        """
+        core = self._core
+        file = handle.file
+        length = len(data)
+        if not handle.writable:
+            raise BadHandle
+        if core.failure is not None:
+            raise core.failure
+        if offset + length > core.settings.file_bytes_max:
+            raise FileTooBig(limit_bytes=core.settings.file_bytes_max)
+        core.space.claim(length)
+        try:
+            done = os.pwrite(file.writing, data, offset)
+            while done < length:
+                done += os.pwrite(file.writing, data[done:], offset + done)
+        except OSError as error:
+            raise local_error(error, "writing local bytes") from error
+        if file.privileged_bits and not handle.privileged:
+            self._clear_set_id(file)
+        file.written += 1
+        handle.wrote_at = file.written
+        return length
+
+    def append(self, handle: Handle, data: bytes) -> int:
+        """Write all of *data* at the end of the file; returns the offset it has there."""
+        if not handle.writable:
+            raise BadHandle
+        offset = os.fstat(handle.file.writing).st_size
+        self.write(handle, offset, data)
+        return offset
+
+    def _wrote(self, handle: Handle) -> None:
+        handle.file.written += 1
+        handle.wrote_at = handle.file.written
+
+    def _clear_set_id(self, file: OpenFile) -> None:
+        file.privileged_bits = False
+        with self._core.change() as change:
+            row = change.row(file.inode)
+            change.set(file.inode, row._replace(mode=without_set_id(row.mode)))
+            change.event(EventKind.ATTRIBUTES, file.inode, row.version)
+
+    def _cut(self, descriptor: int, size: int) -> None:
+        try:
+            os.ftruncate(descriptor, size)
+        except OSError as error:
+            raise local_error(error, "truncating a local file") from error
+
+    # -- attributes -----------------------------------------------------------------------------------------
+
+    def setattr(self, inode: Inode, changes: AttributeChanges, caller: Caller) -> Attributes:
+        """chmod, chown, truncate and utimes in one. Raises NotFound, RecallNeeded, FileTooBig, IsADirectory.
+
+        Cutting a stub to nothing recalls nothing. A change of owner clears set-user-ID and file capabilities, as
+        Linux does; truncation by an ordinary user clears set-user-ID.
+        """
+        core = self._core
+        if changes.size_bytes is not None:
+            self._truncate(inode, changes.size_bytes, caller)
+        wanted = (changes.mode, changes.uid, changes.gid, changes.atime_ns, changes.mtime_ns)
+        if wanted == _NOTHING:
+            return core.attributes(inode, core.row(inode))
+        file = core.handles.files.get(inode)
+        if changes.mtime_ns is not None and file is not None and file.writing >= 0:
+            os.utime(file.writing, ns=(core.row(inode).atime_ns, changes.mtime_ns))
+        with core.change() as change:
+            row = change.row(inode)
+            mode = row.mode
+            if changes.mode is not None:
+                mode = stat.S_IFMT(mode) | changes.mode & _PERMISSIONS
+            owner_changes = changes.uid is not None or changes.gid is not None
+            has_xattrs = row.has_xattrs
+            if owner_changes and not row.is_directory:
+                mode = without_set_id(mode)
+                if has_xattrs:
+                    xattrs.delete(change.tx, inode, CAPABILITY)
+            row = row._replace(
+                mode=mode,
+                uid=row.uid if changes.uid is None else changes.uid,
+                gid=row.gid if changes.gid is None else changes.gid,
+                atime_ns=row.atime_ns if changes.atime_ns is None else changes.atime_ns,
+                mtime_ns=row.mtime_ns if changes.mtime_ns is None else changes.mtime_ns,
+                ctime_ns=core.clock.now(),
+            )
+            change.set(inode, row)
+            change.event(EventKind.ATTRIBUTES, inode, row.version)
+        if file is not None:
+            file.privileged_bits = bool(row.mode & _SET_ID)
+        return core.attributes(inode, row)
+
+    def _truncate(self, inode: Inode, size: int, caller: Caller) -> None:
+        core = self._core
+        row = core.row(inode)
+        if not row.is_file:
+            if row.is_directory:
+                raise IsADirectory(what=f"inode {inode}")
+            raise InvalidArgument(why=f"inode {inode} has no bytes")
+        if size < 0:
+            raise InvalidArgument(why="a size is not negative")
+        if size > core.settings.file_bytes_max:
+            raise FileTooBig(limit_bytes=core.settings.file_bytes_max)
+        file = core.handles.files.get(inode)
+        if (file is None or file.writing < 0) and size == row.size_bytes:
+            return
+        borrowed = file is None
+        if file is None:
+            file = OpenFile(inode, row.mode)
+            file.directory_settled = True
+        self._begin_writing(file, row, fresh=size == 0)
+        try:
+            if size:
+                self._cut(file.writing, size)
+            file.written += 1
+            if file.privileged_bits and not caller.is_root:
+                self._clear_set_id(file)
+        finally:
+            file.writers -= 1
+            if file.writers == 0:
+                self._end_writing(file, stays_open=not borrowed)
+            if borrowed:
+                file.close_descriptors()
+
+    # -- durability -----------------------------------------------------------------------------------------
+
+    def flush(self, handle: Handle) -> Commitment | None:
+        """What close(2) of one duplicate must wait for; None when there is nothing, so at most the first waits.
+
+        At `written` nothing; at `durable` the bytes that this handle wrote, and everything that was logged.
+        """
+        file = handle.file
+        if handle.wrote_at <= file.settled:
+            return None
+        row = self._core.find(file.inode)
+        if row is None or row.nlink == 0 or not self._core.is_durable(row.repository):
+            return None
+        return self._commitment(file)
+
+    def fsync(self, handle: Handle) -> Commitment | None:
+        """What fsync(2) and fdatasync(2) must wait for, at any level: bytes, names and attributes of the file."""
+        file = handle.file
+        core = self._core
+        if file.descriptor >= 0 and (file.written > file.settled or not file.directory_settled):
+            return self._commitment(file)
+        if core.engine.synced >= core.engine.position:
+            return None
+        return Commitment(core.engine.position)
+
+    def _commitment(self, file: OpenFile) -> Commitment:
+        core = self._core
+        directory = "" if file.directory_settled else core.spool.local_directory(file.inode)
+        return Commitment(core.engine.position, os.dup(file.descriptor), directory, file, file.written)
+
+    def commitment_of(self, inode: Inode, row: InodeRow) -> Commitment | None:
+        """The local bytes and the row of one file, open or not."""
+        core = self._core
+        file = core.handles.files.get(inode)
+        if file is not None and file.descriptor >= 0:
+            return self._commitment(file)
+        position = core.engine.position
+        if row.is_file and row.state is not FileState.STUB:
+            directory = core.spool.local_directory(inode)
+            return Commitment(position, self._open_local(inode, row, write=False), directory)
+        return Commitment(position) if core.engine.synced < position else None
+
+    def settled(self, commitment: Commitment) -> None:
+        """Everything a commitment names survives loss of power now."""
+        file = commitment.file
+        if file is not None:
+            file.settled = max(file.settled, commitment.written)
+            if commitment.directory:
+                file.directory_settled = True
+
+
+_NOTHING = (None, None, None, None, None)

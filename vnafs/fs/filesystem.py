@@ -1,0 +1,193 @@
+"""The tree: what a file system of repositories looks like and what each call means. Here and only here.
+
+`Filesystem` joins its parts (names, bytes, attributes, tiering, repositories) into one facade for FUSE engines and
+control sockets. It knows no FUSE types, no targets and no loop: every call is synchronous, belongs to one thread,
+and never waits for anything but the local disk. A change is committed when its call returns (it survives the death
+of this process); whoever must promise more asks `must_sync`, `flush` or `fsync` what has to reach stable storage
+first and waits for that on another thread (`vnafs.fs.commitment.settle`).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+
+from vnafs.domain.clock import Clock
+from vnafs.domain.errors import StorageFailed, VnaError
+from vnafs.domain.faults import Faults, NoFaults
+from vnafs.domain.ids import Inode
+from vnafs.fs.commitment import Commitment
+from vnafs.fs.core import Core, Watcher
+from vnafs.fs.data import Data
+from vnafs.fs.handles import Handle
+from vnafs.fs.names import Names
+from vnafs.fs.recovery import Recovery
+from vnafs.fs.rename import Renames
+from vnafs.fs.repositories import Repositories
+from vnafs.fs.settings import Settings
+from vnafs.fs.tiering import Tiering
+from vnafs.fs.xattrs import CopiesOf, Xattrs, no_copies
+from vnafs.index.engine import Engine, Position
+from vnafs.local.space import Room
+from vnafs.local.spool import Spool
+
+_LOG = logging.getLogger(__name__)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Statistics:
+    """What statfs(2) shows, in bytes and files."""
+
+    total_bytes: int
+    free_bytes: int
+    files_total: int
+    files_free: int
+
+
+class Filesystem:
+    """One tree over one index and one spool.
+
+    Its making repairs what a crash left behind (see `Recovery`). Calls are the parts' own, documented there.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        spool: Spool,
+        clock: Clock,
+        faults: Faults | None = None,
+        settings: Settings | None = None,
+        *,
+        copies_of: CopiesOf = no_copies,
+        boot_id: str = "",
+    ) -> None:
+        core = self._core = Core(engine, spool, clock, faults or NoFaults(), settings or Settings())
+        Recovery(core).run(boot_id)
+        names = Names(core)
+        data = self._data = Data(core, names)
+        renames, xattrs, tiering = Renames(core), Xattrs(core, copies_of), Tiering(core)
+        self.engine = engine
+        self.settings = core.settings
+        self.repositories = Repositories(core, names)
+        # names
+        self.find = names.find
+        self.lookup = names.lookup
+        self.getattr = names.getattr
+        self.readlink = names.readlink
+        self.listing = names.listing
+        self.readdir = names.readdir
+        self.mkdir = names.mkdir
+        self.symlink = names.symlink
+        self.mknod = names.mknod
+        self.link = names.link
+        self.unlink = names.unlink
+        self.rmdir = names.rmdir
+        self.rename = renames.rename
+        # bytes
+        self.create = data.create
+        self.open = data.open
+        self.release = data.release
+        self.read = data.read
+        self.write = data.write
+        self.append = data.append
+        self.setattr = data.setattr
+        self.flush = data.flush
+        self.fsync = data.fsync
+        self.handle = core.handles.get
+        # extended attributes
+        self.getxattr = xattrs.getxattr
+        self.setxattr = xattrs.setxattr
+        self.listxattr = xattrs.listxattr
+        self.removexattr = xattrs.removexattr
+        # tiering: the port `Tree`
+        self.advance = tiering.advance
+        self.evict = tiering.evict
+        self.adopt = tiering.adopt
+        self.facts = tiering.facts
+        self.postpone = tiering.postpone
+        self.fold = tiering.fold
+        self.path_hint = tiering.path_hint
+        self.local_path = spool.local_path
+        # upkeep
+        self.reap = core.reap
+        self.fail = core.fail
+
+    # -- durability -----------------------------------------------------------------------------------------
+
+    def must_sync(self, inode: Inode) -> Position | None:
+        """What an answer about a change in or of *inode* must wait for; None when it may go out at once.
+
+        Ask after the change, about the inode itself or the directory that was changed. An inode that is gone
+        belonged to a repository that may have been durable: it waits.
+        """
+        core = self._core
+        position = core.engine.position
+        row = core.find(inode)
+        if row is not None and not core.is_durable(row.repository):
+            return None
+        return position if core.engine.synced < position else None
+
+    def must_settle(self, inode: Inode) -> Commitment | None:
+        """As `must_sync`, with the local bytes of a file whose size was just set."""
+        core = self._core
+        row = core.find(inode)
+        if row is None or not core.is_durable(row.repository):
+            return None
+        return self._data.commitment_of(inode, row)
+
+    def fsync_directory(self, inode: Inode) -> Commitment | None:
+        """What fsync(2) of a directory must wait for, at any level."""
+        core = self._core
+        core.directory(inode)
+        position = core.engine.position
+        return Commitment(position) if core.engine.synced < position else None
+
+    def settled(self, commitment: Commitment) -> None:
+        """A commitment was settled; local bytes that waited for as much go now."""
+        self._data.settled(commitment)
+
+    @property
+    def failure(self) -> VnaError | None:
+        """Why this tree refuses every change, or None while it serves."""
+        return self._core.failure
+
+    # -- the rest -------------------------------------------------------------------------------------------
+
+    def statfs(self) -> Statistics:
+        """Room for more: of the disk that holds the spool, without what writers never get."""
+        room: Room = self._core.space.room()
+        reserve = self.settings.reserve_bytes
+        return Statistics(
+            max(room.total_bytes - reserve, 0), max(room.free_bytes - reserve, 0), room.files_total, room.files_free
+        )
+
+    def watch(self, watcher: Watcher) -> None:
+        """Tell *watcher* of changes that the kernel did not ask for, from now on."""
+        self._core.watcher = watcher
+
+    @property
+    def handles_open(self) -> int:
+        """How many handles are open."""
+        return len(self._core.handles)
+
+    @property
+    def drops_pending(self) -> int:
+        """How many local files wait for a sync before they are removed."""
+        return len(self._core.drops)
+
+    def close(self) -> None:
+        """Close every handle and make everything durable; the engine stays open for its owner. Raises StorageFailed."""
+        core = self._core
+        for handle in core.handles.every():
+            try:
+                self.release(handle)
+            except VnaError as error:
+                if core.failure is None and isinstance(error, StorageFailed):
+                    core.fail(error)
+                _LOG.error("tree.close_failed", extra={"inode": handle.file.inode, "why": str(error)})
+        if core.failure is None:
+            core.engine.sync(core.engine.position)
+            core.reap()
+
+
+__all__ = ["Filesystem", "Handle", "Statistics"]

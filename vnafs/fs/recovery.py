@@ -1,0 +1,167 @@
+"""The start of a tree: what a crash left half done is finished, in time that follows the work in flight.
+
+Reads the queue rows of files that were open for write, the rows of inodes and local bytes that wait for their end,
+and the spool directories that the last reserved inode numbers fall into; never all files. After loss of power (the
+kernel booted since) also every other file that is still OPEN, because what ext4 had not written yet is gone.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import stat
+from collections.abc import Iterator
+
+from vnafs.domain.files import FileState
+from vnafs.domain.ids import ROOT, Inode, Version
+from vnafs.fs.core import ROOT_REPOSITORY, Core
+from vnafs.fs.data import Data
+from vnafs.fs.removal import end
+from vnafs.index import inodes, keys, meta
+from vnafs.index.engine import prefix_stop
+from vnafs.index.inodes import NOT_QUEUED, InodeRow
+from vnafs.index.queue import DUE_NEVER
+from vnafs.local.spool import FILES_PER_DIRECTORY_BITS
+
+_LOG = logging.getLogger(__name__)
+_ROWS_PER_CHANGE_MAX = 256
+BOOT = "boot_id"
+SWEPT = "spool_swept_to"
+"""Inode numbers below this were checked for local files that no row names."""
+
+
+class Recovery:
+    """Runs once, before the first call."""
+
+    def __init__(self, core: Core) -> None:
+        self._core = core
+
+    def run(self, boot_id: str) -> None:
+        """Repair everything; raises StorageFailed. *boot_id* tells whether the kernel booted since; "" is unknown."""
+        self._make_root()
+        lost_power = self._booted_since(boot_id)
+        self._repair_open(lost_power=lost_power)
+        self._purge_orphans()
+        self._finish_drops()
+        self._sweep()
+
+    def _make_root(self) -> None:
+        core = self._core
+        if core.find(ROOT) is not None:
+            return
+        now = core.clock.now()
+        with core.change() as change:
+            change.new(
+                ROOT,
+                InodeRow(
+                    stat.S_IFDIR | 0o755, 0, 0, 2, 0, 0, now, now, now, now,
+                    ROOT_REPOSITORY, ROOT, 0, Version(0), FileState.OPEN, NOT_QUEUED,
+                ),
+            )  # fmt: skip
+
+    def _booted_since(self, boot_id: str) -> bool:
+        core = self._core
+        raw = boot_id.encode()
+        with core.engine.read() as reader:
+            known = meta.get_bytes(reader, BOOT)
+        if known == raw:
+            return False
+        with core.engine.write() as tx:
+            meta.set_bytes(tx, BOOT, raw)
+        return known is not None
+
+    # -- files that were open for write -----------------------------------------------------------------------
+
+    def _repair_open(self, *, lost_power: bool) -> None:
+        core = self._core
+        start = keys.queue_from(FileState.OPEN) if lost_power else keys.queue_from(FileState.OPEN, DUE_NEVER)
+        count = 0
+        for batch in self._batches(start, prefix_stop(keys.queue_from(FileState.OPEN)[:2])):
+            with core.change() as change:
+                for key in batch:
+                    inode = Inode(keys.number_of(key))
+                    row = change.row(inode)
+                    repaired = self._repaired(inode, row)
+                    if repaired is not None:
+                        change.set(inode, repaired)
+                        count += 1
+        if count:
+            _LOG.info("tree.repaired", extra={"files": count})
+
+    def _repaired(self, inode: Inode, row: InodeRow) -> InodeRow | None:
+        spool = self._core.spool
+        local = spool.stat(inode, row.version)
+        if local is None and spool.stat(inode, Version(row.version - 1)) is not None:
+            spool.move(inode, Version(row.version - 1), row.version)
+            local = spool.stat(inode, row.version)
+        if local is None:
+            if row.size_bytes:
+                _LOG.error("tree.bytes_missing", extra={"inode": inode, "version": row.version})
+                return None  # stays parked: opening it says Damaged, and each start says so again
+            # made just before the crash, nothing of it was ever acknowledged as durable
+            os.close(spool.create(inode, row.version))
+            local = spool.stat(inode, row.version)
+        if local is None:
+            return None
+        due = self._core.clock.now() if row.due == DUE_NEVER else row.due
+        return Data.as_local(row, local, due=due)
+
+    # -- what waited for its end ------------------------------------------------------------------------------
+
+    def _purge_orphans(self) -> None:
+        core = self._core
+        for batch in self._batches(keys.ORPHANS, prefix_stop(keys.ORPHANS)):
+            with core.change() as change:
+                for key in batch:
+                    inode = Inode(keys.number_of(key))
+                    row = core.find(inode, change.tx)
+                    if row is None or row.nlink:
+                        change.tx.delete(key)
+                    else:
+                        end(change, inode, change.row(inode))
+
+    def _finish_drops(self) -> None:
+        core = self._core
+        for batch in self._batches(keys.DROPPED, prefix_stop(keys.DROPPED)):
+            # the change that gave these bytes up may not be synced yet; it must be before they go
+            core.engine.sync(core.engine.position)
+            with core.engine.write() as tx:
+                for key in batch:
+                    inode, version = keys.dropped_of(key)
+                    row = inodes.find(tx, inode)
+                    if row is None or row.version != version or row.state is FileState.STUB:
+                        core.spool.remove(inode, version)
+                    tx.delete(key)
+        core.drops.clear()
+
+    def _sweep(self) -> None:
+        """Local files made just before a crash have numbers from the last range; whoever has no row is put away."""
+        core = self._core
+        end_of_range = core.inode_numbers.reserved_before
+        with core.engine.read() as reader:
+            begin = meta.get_int(reader, SWEPT) or 0
+        begin = max(begin, end_of_range - core.settings.numbers_ahead)
+        if begin >= end_of_range:
+            return
+        group = 1 << FILES_PER_DIRECTORY_BITS
+        for first in range(begin - begin % group, end_of_range, group):
+            for inode, version in list(core.spool.versions_near(Inode(first))):
+                if inode >= begin and core.find(inode) is None:
+                    core.spool.quarantine(inode, version)
+        with core.engine.write() as tx:
+            meta.set_int(tx, SWEPT, end_of_range)
+
+    def _batches(self, start: bytes, stop: bytes) -> Iterator[list[bytes]]:
+        """Keys of a range in batches, each read before the last one's changes could disturb it."""
+        core = self._core
+        while True:
+            batch: list[bytes] = []
+            with core.engine.read() as reader:
+                for key, _ in reader.scan(start, stop):
+                    batch.append(bytes(key))
+                    if len(batch) >= _ROWS_PER_CHANGE_MAX:
+                        break
+            if not batch:
+                return
+            start = batch[-1] + b"\0"
+            yield batch

@@ -1,0 +1,114 @@
+"""Repositories: the top-level directories, their rules, and the only way to make or remove one. One thread."""
+
+from __future__ import annotations
+
+import dataclasses
+import stat
+
+from vnafs.domain.errors import AlreadyExists, InvalidArgument, NotFound
+from vnafs.domain.events import EventKind
+from vnafs.domain.files import FileState
+from vnafs.domain.ids import ROOT, Inode, RepositoryId
+from vnafs.domain.repositories import Acknowledgement, Repository
+from vnafs.fs.core import Core
+from vnafs.fs.names import NO_VERSION, Names, check_name
+from vnafs.index import entries, repositories
+from vnafs.index.entries import Entry, kind_of
+from vnafs.index.inodes import NOT_QUEUED, InodeRow
+
+RETENTION_CLASS_MAX = 255
+COPIES_MAX = 16
+
+
+class Repositories:
+    """Makes, changes and removes repositories; each call survives loss of power when it returns."""
+
+    def __init__(self, core: Core, names: Names) -> None:
+        self._core = core
+        self._names = names
+
+    def add(
+        self,
+        name: str,
+        *,
+        acknowledgement: Acknowledgement = Acknowledgement.DURABLE,
+        copies_min: int = 1,
+        retention_class: int = 0,
+        mode: int = 0o755,
+        uid: int = 0,
+        gid: int = 0,
+    ) -> Repository:
+        """Make a repository and its directory. Raises AlreadyExists, NameTooLong, InvalidArgument."""
+        core = self._core
+        raw = name.encode("utf-8", "surrogateescape")
+        check_name(raw)
+        inode, cookie, now = core.new_inode(), core.new_cookie(), core.clock.now()
+        repository = Repository(RepositoryId(inode), name, acknowledgement, copies_min, retention_class)
+        _check_rules(repository)
+        with core.change() as change:
+            root = change.row(ROOT)
+            if entries.find(change.tx, ROOT, raw) is not None:
+                raise AlreadyExists(what=f"repository {name}")
+            row = InodeRow(
+                stat.S_IFDIR | mode & 0o7777, uid, gid, 2, 0, 0, now, now, now, now,
+                repository.id, ROOT, cookie, NO_VERSION, FileState.OPEN, NOT_QUEUED,
+            )  # fmt: skip
+            change.new(inode, row)
+            change.set(ROOT, root._replace(nlink=root.nlink + 1, mtime_ns=now, ctime_ns=now))
+            entries.put(change.tx, ROOT, raw, Entry(inode, cookie, kind_of(row.mode)))
+            repositories.put(change.tx, repository)
+            change.event(EventKind.CREATED, inode, NO_VERSION, ROOT, raw)
+        core.repositories[repository.id] = repository
+        self._finish(raw)
+        return repository
+
+    def set(self, repository: Repository) -> Repository:
+        """Replace the rules of the repository with that id; its name stays. Raises NotFound, InvalidArgument."""
+        core = self._core
+        known = self.get(repository.id)
+        repository = dataclasses.replace(repository, name=known.name)
+        _check_rules(repository)
+        with core.change() as change:
+            repositories.put(change.tx, repository)
+            change.event(EventKind.ATTRIBUTES, Inode(repository.id), NO_VERSION)
+        core.repositories[repository.id] = repository
+        core.engine.sync(core.engine.position)
+        return repository
+
+    def remove(self, number: RepositoryId) -> None:
+        """Remove an empty repository. Raises NotFound, DirectoryNotEmpty."""
+        raw = self.get(number).name.encode("utf-8", "surrogateescape")
+        self._names.remove_directory(ROOT, raw)
+        del self._core.repositories[number]
+        self._finish(raw)
+
+    def get(self, number: RepositoryId) -> Repository:
+        """One repository. Raises NotFound."""
+        found = self._core.repositories.get(number)
+        if found is None:
+            raise NotFound(what=f"repository {number}")
+        return found
+
+    def named(self, name: str) -> Repository:
+        """The repository of that name. Raises NotFound."""
+        for repository in self._core.repositories.values():
+            if repository.name == name:
+                return repository
+        raise NotFound(what=f"repository {name}")
+
+    def list(self) -> list[Repository]:
+        """All of them, oldest first."""
+        return sorted(self._core.repositories.values(), key=lambda repository: repository.id)
+
+    def _finish(self, name: bytes) -> None:
+        core = self._core
+        core.engine.sync(core.engine.position)
+        core.watcher.entry_changed(ROOT, name)
+        core.watcher.attributes_changed(ROOT)
+
+
+def _check_rules(repository: Repository) -> None:
+    if not 1 <= repository.copies_min <= COPIES_MAX:
+        raise InvalidArgument(why=f"copies_min is 1 to {COPIES_MAX}, not {repository.copies_min}")
+    if not 0 <= repository.retention_class <= RETENTION_CLASS_MAX:
+        raise InvalidArgument(why=f"retention_class is 0 to {RETENTION_CLASS_MAX}, not {repository.retention_class}")

@@ -1,0 +1,254 @@
+"""What tiering may ask of the tree: the port `vnafs.pipeline.tree.Tree`, filled.
+
+Every request names (inode, version) and is applied only while that still holds; it may be repeated. Legal moves are
+those of `vnafs.domain.files`. Local bytes count as sealed only while their fingerprint equals the recorded one:
+a difference is a write nobody told us of, and the file is OPEN again in a new version. One thread; `evict` waits for
+one sync of the index.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Sequence
+
+from vnafs.domain.clock import Instant
+from vnafs.domain.errors import Damaged, NotFound
+from vnafs.domain.events import EventKind
+from vnafs.domain.files import Candidate, FileFacts, FileState, Proposal, Seal, Verdict, may_advance
+from vnafs.domain.ids import ROOT, Inode, Version
+from vnafs.fs.core import Change, Core
+from vnafs.index import entries, keys
+from vnafs.index.inodes import NOT_QUEUED, InodeRow
+from vnafs.local.spool import is_plain, local_error
+
+_LOG = logging.getLogger(__name__)
+
+PROPOSALS_PER_CHANGE_MAX = 256
+_DEPTH_MAX = 4096
+
+
+class Tiering:
+    """Moves versions between states."""
+
+    def __init__(self, core: Core) -> None:
+        self._core = core
+
+    # -- forward --------------------------------------------------------------------------------------------
+
+    def advance(self, proposals: Sequence[Proposal]) -> list[Verdict]:
+        """Move versions forward, each only while its precondition holds; one verdict for each, in order.
+
+        A file may be open for reading meanwhile, not for writing. To leave OPEN a seal is needed.
+        """
+        verdicts: list[Verdict] = []
+        for begin in range(0, len(proposals), PROPOSALS_PER_CHANGE_MAX):
+            moves: list[tuple[Inode, Version]] = []
+            with self._core.change() as change:
+                for proposal in proposals[begin : begin + PROPOSALS_PER_CHANGE_MAX]:
+                    verdict = self._advance(change, proposal)
+                    verdicts.append(verdict)
+                    if verdict is Verdict.CHANGED:
+                        moves.append((proposal.inode, proposal.version))
+            for inode, version in moves:
+                self._follow(inode, version)
+        return verdicts
+
+    def _advance(self, change: Change, proposal: Proposal) -> Verdict:
+        inode = proposal.inode
+        row = self._found(change, inode, proposal.version)
+        if row is None:
+            return Verdict.GONE
+        if not may_advance(row.state, proposal.state):
+            return Verdict.ILLEGAL
+        if row.state is proposal.state:
+            return Verdict.DONE
+        if self._writers(inode):
+            return Verdict.BUSY
+        seal = proposal.seal if row.state is FileState.OPEN else row.seal
+        if seal is None:
+            return Verdict.ILLEGAL
+        if proposal.state > row.state:
+            mark = self._core.spool.fingerprint(inode, row.version)
+            if mark is None:
+                _missing(inode, row)
+                return Verdict.ILLEGAL
+            if mark != seal.fingerprint:
+                self._reopen(change, inode, row)
+                return Verdict.CHANGED
+        row = row._replace(state=proposal.state, seal=seal, due=self._core.clock.now())
+        if row.size_bytes != seal.fingerprint.size_bytes:
+            row = row._replace(size_bytes=seal.fingerprint.size_bytes)
+        change.set(inode, row)
+        change.event(EventKind.STATE, inode, row.version, detail=proposal.state)
+        return Verdict.DONE
+
+    # -- away and back --------------------------------------------------------------------------------------
+
+    def evict(self, inode: Inode, version: Version) -> Verdict:
+        """REPLICATED to STUB; when it says DONE the local bytes are gone.
+
+        Only without any handle and while the local bytes carry their fingerprint. The row is logged and synced
+        before the bytes go.
+        """
+        core = self._core
+        verdict = self._give_up(inode, version)
+        if verdict is Verdict.DONE:
+            core.faults.reach("evict.recorded")
+            core.engine.sync(core.engine.position)
+            core.reap()
+            core.faults.reach("evict.removed")
+            core.watcher.attributes_changed(inode)
+        elif verdict is Verdict.CHANGED:
+            self._follow(inode, version)
+        return verdict
+
+    def _give_up(self, inode: Inode, version: Version) -> Verdict:
+        with self._core.change() as change:
+            row = self._found(change, inode, version)
+            if row is None:
+                return Verdict.GONE
+            if row.state is FileState.STUB:
+                return Verdict.DONE
+            if row.state is not FileState.REPLICATED or row.seal is None:
+                return Verdict.ILLEGAL
+            if inode in self._core.handles.files:
+                return Verdict.BUSY
+            mark = self._core.spool.fingerprint(inode, version)
+            if mark is None:
+                _missing(inode, row)  # a stub is what it is already: its verified copies bring the bytes back
+            elif mark != row.seal.fingerprint:
+                self._reopen(change, inode, row)
+                return Verdict.CHANGED
+            change.set(inode, row._replace(state=FileState.STUB, blocks=0, due=NOT_QUEUED))
+            change.event(EventKind.STATE, inode, version, detail=FileState.STUB)
+            change.drop(inode, version)
+            return Verdict.DONE
+
+    def adopt(self, inode: Inode, version: Version, staged: str) -> Verdict:
+        """STUB to REPLICATED: the staged file, complete, checked and synced, becomes the local bytes by rename.
+
+        On any other verdict the staged file stays where it is. Raises Damaged when its size is not the file's.
+        """
+        core = self._core
+        row = core.find(inode)
+        if row is None or not row.is_file or row.version != version:
+            return Verdict.GONE
+        if row.state is not FileState.STUB:
+            return Verdict.DONE if row.state is FileState.REPLICATED else Verdict.ILLEGAL
+        try:
+            found = os.stat(staged, follow_symlinks=False)
+        except OSError as error:
+            raise local_error(error, "looking at a recalled file") from error
+        if not is_plain(found) or found.st_size != row.size_bytes or row.seal is None:
+            raise Damaged(what=f"the recalled file for inode {inode} version {version}")
+        core.drop_now(inode, version)
+        mark = core.spool.adopt(inode, version, staged, sync=True)
+        core.faults.reach("recall.adopted")
+        with core.change() as change:
+            row = change.row(inode)
+            change.tx.delete(keys.dropped(inode, version))
+            sealed = Seal(row.seal.sha256, mark) if row.seal else None
+            change.set(
+                inode,
+                row._replace(state=FileState.REPLICATED, blocks=found.st_blocks, seal=sealed, due=core.clock.now()),
+            )
+            change.event(EventKind.STATE, inode, version, detail=FileState.REPLICATED)
+        core.faults.reach("recall.recorded")
+        core.watcher.attributes_changed(inode)
+        return Verdict.DONE
+
+    # -- what is known --------------------------------------------------------------------------------------
+
+    def facts(self, inode: Inode) -> FileFacts:
+        """What is known of a file now. Raises NotFound, also for what is not a file."""
+        core = self._core
+        row = core.row(inode)
+        if not row.is_file:
+            raise NotFound(what=f"file {inode}")
+        file = core.handles.files.get(inode)
+        shown = core.attributes(inode, row)
+        has_bytes = row.seal is not None and row.state is not FileState.STUB
+        return FileFacts(
+            inode=inode,
+            version=row.version,
+            repository=row.repository,
+            state=row.state,
+            size_bytes=shown.size_bytes,
+            sha256=None if row.seal is None else row.seal.sha256,
+            fingerprint=row.seal.fingerprint if row.seal is not None and has_bytes else None,
+            handles_open=0 if file is None else file.handles,
+            mtime_ns=shown.mtime_ns,
+            path_hint=self.path_hint(inode),
+        )
+
+    def path_hint(self, inode: Inode) -> bytes:
+        """One current path below the mount; empty when there is no name, or none that is cheaply known."""
+        core = self._core
+        parts: list[bytes] = []
+        with core.engine.read() as reader:
+            while inode != ROOT and len(parts) < _DEPTH_MAX:
+                row = core.find(inode, reader)
+                name = None if row is None else entries.name_at(reader, row.parent, row.cookie, inode)
+                if row is None or name is None:
+                    return b""
+                parts.append(name)
+                inode = row.parent
+        return b"/".join(reversed(parts))
+
+    def postpone(self, candidates: Sequence[tuple[Candidate, Instant]]) -> None:
+        """Give rows that are still in place a new due time; the others were overtaken and stay as they are."""
+        if not candidates:
+            return
+        with self._core.change() as change:
+            for candidate, due in candidates:
+                row = self._found(change, candidate.inode, candidate.version)
+                if row is not None and row.state is candidate.state and row.due == candidate.due:
+                    change.set(candidate.inode, row._replace(due=due))
+
+    def fold(self) -> None:
+        """A barrier: every change answered so far is visible to read-only readers of the namespace."""
+        self._core.engine.fold()
+
+    # -- parts ----------------------------------------------------------------------------------------------
+
+    def _found(self, change: Change, inode: Inode, version: Version) -> InodeRow | None:
+        try:
+            row = change.row(inode)
+        except NotFound:
+            return None
+        return row if row.is_file and row.version == version and row.nlink else None
+
+    def _writers(self, inode: Inode) -> int:
+        file = self._core.handles.files.get(inode)
+        return 0 if file is None else file.writers
+
+    def _reopen(self, change: Change, inode: Inode, row: InodeRow) -> None:
+        """A write nobody told us of: OPEN again, in a new version unless no seal was recorded for this one."""
+        _LOG.warning("tree.bytes_changed", extra={"inode": inode, "version": row.version, "state": row.state.label})
+        version = row.version
+        if row.state is not FileState.OPEN:
+            version = Version(version + 1)
+            change.event(EventKind.VERSION, inode, version)
+        local = self._core.spool.stat(inode, row.version)
+        row = row._replace(state=FileState.OPEN, version=version, seal=None, due=self._core.quiet_until())
+        if local is not None:
+            row = row._replace(
+                size_bytes=local.st_size,
+                blocks=local.st_blocks,
+                mtime_ns=max(row.mtime_ns, local.st_mtime_ns),
+                ctime_ns=max(row.ctime_ns, local.st_mtime_ns),
+            )
+        change.set(inode, row)
+
+    def _follow(self, inode: Inode, version: Version) -> None:
+        """The local file takes the name of the version that `_reopen` began, if it began one."""
+        core = self._core
+        now = core.find(inode)
+        if now is not None and now.version != version and core.spool.stat(inode, version) is not None:
+            core.spool.move(inode, version, now.version)
+        core.watcher.bytes_changed(inode)
+
+
+def _missing(inode: Inode, row: InodeRow) -> None:
+    _LOG.error("tree.bytes_missing", extra={"inode": inode, "version": row.version, "state": row.state.label})

@@ -1,0 +1,158 @@
+"""Extended attributes: what a name may be, and the few that vnafs answers itself.
+
+`user.vna.*` tells of a file's state. Those names are answered, never listed and never set, so that tools which copy
+every attribute go on working. Who may set `trusted.` and `security.` is the kernel's decision. One thread.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Sequence
+
+from vnafs.domain.clock import NANOSECONDS
+from vnafs.domain.copies import Copy
+from vnafs.domain.errors import (
+    AlreadyExists,
+    InvalidArgument,
+    NameTooLong,
+    NoSpace,
+    NoSuchAttribute,
+    NotPermitted,
+    NotSupported,
+    TooBig,
+)
+from vnafs.domain.events import EventKind
+from vnafs.domain.files import FileState
+from vnafs.domain.ids import Inode, Sha256
+from vnafs.domain.repositories import Acknowledgement
+from vnafs.fs.core import Core
+from vnafs.index import xattrs
+from vnafs.index.inodes import InodeRow
+from vnafs.index.keys import NAME_BYTES_MAX
+
+XATTR_CREATE = 1
+XATTR_REPLACE = 2
+VIRTUAL = b"user.vna."
+_SPACES = (b"user.", b"trusted.", b"security.")
+
+CopiesOf = Callable[[Inode, Sha256], Sequence[Copy]]
+"""Where a content has verified copies, as the store knows; never blocks for long."""
+
+
+def no_copies(inode: Inode, sha256: Sha256) -> Sequence[Copy]:
+    """Before anything tells of copies there are none."""
+    del inode, sha256
+    return ()
+
+
+class Xattrs:
+    """Extended attributes of every inode."""
+
+    def __init__(self, core: Core, copies_of: CopiesOf) -> None:
+        self._core = core
+        self._copies_of = copies_of
+
+    def getxattr(self, inode: Inode, name: bytes) -> bytes:
+        """The value. Raises NoSuchAttribute, NotSupported for names outside user, trusted and security."""
+        core = self._core
+        row = core.row(inode)
+        if name.startswith(VIRTUAL):
+            return self._virtual(inode, row, name)
+        if not row.has_xattrs and name.startswith(_SPACES):
+            raise NoSuchAttribute(what="of that name")  # asked for before each write; costs no look at the index
+        _check_name(name)
+        with core.engine.read() as reader:
+            value = xattrs.find(reader, inode, name)
+        if value is None:
+            raise NoSuchAttribute(what="of that name")
+        return value
+
+    def listxattr(self, inode: Inode) -> list[bytes]:
+        """Every name that was set, in byte order; none of our own."""
+        core = self._core
+        if not core.row(inode).has_xattrs:
+            return []
+        with core.engine.read() as reader:
+            return xattrs.names(reader, inode)
+
+    def setxattr(self, inode: Inode, name: bytes, value: bytes, flags: int = 0) -> None:
+        """Set a value.
+
+        Raises AlreadyExists with XATTR_CREATE, NoSuchAttribute with XATTR_REPLACE, TooBig over 64 KiB, NoSpace when
+        the names of an inode would no longer fit a listing, NotPermitted for our own names.
+        """
+        core = self._core
+        _check_name(name)
+        _refuse_virtual(name)
+        if flags not in (0, XATTR_CREATE, XATTR_REPLACE):
+            raise InvalidArgument(why=f"setxattr flags {flags:#x} are not known")
+        if len(value) > core.settings.xattr_bytes_max:
+            raise TooBig(what="The value of an extended attribute", limit_bytes=core.settings.xattr_bytes_max)
+        with core.change() as change:
+            row = change.row(inode)
+            is_there = xattrs.find(change.tx, inode, name) is not None
+            if is_there and flags == XATTR_CREATE:
+                raise AlreadyExists(what="an extended attribute of that name")
+            if not is_there and flags == XATTR_REPLACE:
+                raise NoSuchAttribute(what="of that name")
+            if not is_there and row.has_xattrs:
+                listed = sum(len(other) + 1 for other in xattrs.names(change.tx, inode)) + len(name) + 1
+                if listed > core.settings.xattrs_bytes_max:
+                    raise NoSpace(why="the names of this inode's extended attributes fill a listing")
+            xattrs.put(change.tx, inode, name, bytes(value))
+            change.set(inode, row._replace(has_xattrs=True, ctime_ns=core.clock.now()))
+            change.event(EventKind.XATTRS, inode, row.version)
+
+    def removexattr(self, inode: Inode, name: bytes) -> None:
+        """Remove a value. Raises NoSuchAttribute, NotPermitted for our own names."""
+        core = self._core
+        _check_name(name)
+        _refuse_virtual(name)
+        with core.change() as change:
+            row = change.row(inode)
+            names = xattrs.names(change.tx, inode) if row.has_xattrs else []
+            if name not in names:
+                raise NoSuchAttribute(what="of that name")
+            xattrs.delete(change.tx, inode, name)
+            change.set(inode, row._replace(has_xattrs=len(names) > 1, ctime_ns=core.clock.now()))
+            change.event(EventKind.XATTRS, inode, row.version)
+
+    # -- our own --------------------------------------------------------------------------------------------
+
+    def _virtual(self, inode: Inode, row: InodeRow, name: bytes) -> bytes:
+        what = name[len(VIRTUAL) :]
+        if what == b"ack":
+            found = self._core.repositories.get(row.repository)
+            return (found.acknowledgement if found else Acknowledgement.DURABLE).value.encode()
+        if row.is_file:
+            if what == b"state":
+                return row.state.label.encode()
+            if what == b"sha256" and row.seal is not None:
+                return row.seal.sha256.hex().encode()
+            if what == b"copies":
+                return self._copies(inode, row)
+        raise NoSuchAttribute(what="of that name")
+
+    def _copies(self, inode: Inode, row: InodeRow) -> bytes:
+        copies: Sequence[Copy] = ()
+        if row.seal is not None and row.state >= FileState.PACKED:
+            copies = self._copies_of(inode, row.seal.sha256)
+        shown = [{"target": copy.target, "verified": _iso8601(copy.verified)} for copy in copies]
+        return json.dumps(shown).encode()
+
+
+def _iso8601(nanoseconds: int) -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(nanoseconds // NANOSECONDS))
+
+
+def _check_name(name: bytes) -> None:
+    if len(name) > NAME_BYTES_MAX:
+        raise NameTooLong(length_bytes=len(name), length_bytes_max=NAME_BYTES_MAX)
+    if not name.startswith(_SPACES) or name in _SPACES:
+        raise NotSupported(what="An extended attribute outside user, trusted and security")
+
+
+def _refuse_virtual(name: bytes) -> None:
+    if name.startswith(VIRTUAL):
+        raise NotPermitted(what="Setting user.vna attributes", why="vnafs answers them itself")

@@ -1,0 +1,109 @@
+"""Entries: the names in a directory, once by name for lookup and once by cookie for listing.
+
+A cookie is a number from a sequence that never repeats, so a listing that goes on from one neither skips nor
+repeats what stayed. Reads and changes happen in the caller's transaction.
+"""
+
+from __future__ import annotations
+
+import stat
+import struct
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from vnafs.domain.errors import Damaged, FormatUnknown
+from vnafs.domain.ids import Inode
+from vnafs.index import keys
+from vnafs.index.engine import Reader, Transaction, prefix_stop
+
+_HEAD = struct.Struct(">BQ")  # record version in the upper four bits, type in the lower ones; inode
+_HEAD_BYTES = _HEAD.size
+_RECORD_VERSION = 1
+_VERSION_BITS = _RECORD_VERSION << 4
+COOKIE_FIRST = 16
+"""Smaller cookies stand for `.` and `..`."""
+
+
+class Entry(NamedTuple):
+    """What a name leads to."""
+
+    inode: Inode
+    cookie: int
+    kind: int
+    """The type bits of the mode, shifted down: DT_REG, DT_DIR … of readdir(3)."""
+
+    @property
+    def is_directory(self) -> bool:
+        """Whether the name is a directory's."""
+        return self.kind == _DIRECTORY
+
+
+_DIRECTORY = stat.S_IFDIR >> 12
+
+
+class Place(NamedTuple):
+    """One step of a listing."""
+
+    cookie: int
+    name: bytes
+    inode: Inode
+    kind: int
+
+
+def kind_of(mode: int) -> int:
+    """The entry type of a mode."""
+    return mode >> 12
+
+
+def find(reader: Reader, parent: Inode, name: bytes) -> Entry | None:
+    """What *name* leads to in *parent*, or None."""
+    value = reader.get(keys.entry(parent, name))
+    if value is None:
+        return None
+    kind, inode = _head(value)
+    return Entry(inode, int.from_bytes(value[_HEAD_BYTES:], "big"), kind)
+
+
+def put(tx: Transaction, parent: Inode, name: bytes, entry: Entry) -> None:
+    """Add a name that is not there; its cookie is new."""
+    head = _HEAD.pack(_VERSION_BITS | entry.kind, entry.inode)
+    cookie = entry.cookie
+    tx.put(keys.entry(parent, name), head + cookie.to_bytes((cookie.bit_length() + 7) >> 3, "big"))
+    tx.put(keys.cookie(parent, cookie), head + name)
+
+
+def delete(tx: Transaction, parent: Inode, name: bytes, entry: Entry) -> None:
+    """Remove a name."""
+    tx.delete(keys.entry(parent, name))
+    tx.delete(keys.cookie(parent, entry.cookie))
+
+
+def listing(reader: Reader, parent: Inode, after: int = 0) -> Iterator[Place]:
+    """The places of a directory past cookie *after*, in order of creation; lazily."""
+    start = keys.cookie(parent, max(after + 1, COOKIE_FIRST))
+    for key, value in reader.scan(start, prefix_stop(keys.cookies(parent))):
+        kind, inode = _head(value)
+        yield Place(keys.number_of(key), bytes(value[_HEAD_BYTES:]), inode, kind)
+
+
+def name_at(reader: Reader, parent: Inode, cookie: int, inode: Inode) -> bytes | None:
+    """The name at one place, if it still leads to *inode*."""
+    value = reader.get(keys.cookie(parent, cookie))
+    if value is None or _head(value)[1] != inode:
+        return None
+    return bytes(value[_HEAD_BYTES:])
+
+
+def is_empty(reader: Reader, parent: Inode) -> bool:
+    """Whether a directory has no names."""
+    return next(listing(reader, parent), None) is None
+
+
+def _head(value: bytes) -> tuple[int, Inode]:
+    try:
+        mixed, inode = _HEAD.unpack_from(value)
+    except struct.error as error:
+        raise Damaged(what="an entry record") from error
+    if mixed >> 4 != _RECORD_VERSION:
+        raise FormatUnknown(what="an entry record", found=mixed >> 4, known=_RECORD_VERSION)
+    return mixed & 0x0F, Inode(inode)

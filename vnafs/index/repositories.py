@@ -1,0 +1,59 @@
+"""Repositories: the rules of each top-level directory, in the namespace so that they change with the tree.
+
+The record is JSON behind a version byte: there are few of them, and administrators' tools read them. Reads and
+changes happen in the caller's transaction.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+
+from vnafs.domain.errors import FormatUnknown
+from vnafs.domain.ids import RepositoryId
+from vnafs.domain.repositories import Acknowledgement, Repository
+from vnafs.index import keys
+from vnafs.index.engine import Reader, Transaction, prefix_stop
+
+_RECORD_VERSION = 1
+
+
+def put(tx: Transaction, repository: Repository) -> None:
+    """Store a repository's rules, new or changed."""
+    body = {
+        "name": repository.name,
+        "acknowledgement": repository.acknowledgement.value,
+        "copies_min": repository.copies_min,
+        "retention_class": repository.retention_class,
+    }
+    tx.put(keys.repository(repository.id), bytes([_RECORD_VERSION]) + json.dumps(body).encode())
+
+
+def find(reader: Reader, number: RepositoryId) -> Repository | None:
+    """One repository's rules, or None if there is no such repository."""
+    record = reader.get(keys.repository(number))
+    return None if record is None else _decode(number, record)
+
+
+def delete(tx: Transaction, number: RepositoryId) -> None:
+    """Forget a repository's rules."""
+    tx.delete(keys.repository(number))
+
+
+def every(reader: Reader) -> Iterator[Repository]:
+    """All repositories, oldest first."""
+    for key, record in reader.scan(keys.REPOSITORIES, prefix_stop(keys.REPOSITORIES)):
+        yield _decode(RepositoryId(keys.number_of(key)), record)
+
+
+def _decode(number: RepositoryId, record: bytes) -> Repository:
+    if record[0] != _RECORD_VERSION:
+        raise FormatUnknown(what="a repository record", found=record[0], known=_RECORD_VERSION)
+    body = json.loads(record[1:])
+    return Repository(
+        number,
+        body["name"],
+        Acknowledgement(body["acknowledgement"]),
+        body["copies_min"],
+        body["retention_class"],
+    )

@@ -1,0 +1,121 @@
+"""What tiering reads of the namespace: queue rows, file facts, repositories. Read-only, and only what is folded.
+
+A row read here may be moments old; the tree checks every proposal against what is true then.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+
+from vnafs.domain.clock import Instant
+from vnafs.domain.errors import NotFound
+from vnafs.domain.files import Candidate, FileFacts, FileState
+from vnafs.domain.ids import ROOT, Inode, RepositoryId
+from vnafs.domain.repositories import Repository
+from vnafs.index import entries, inodes, keys, queue, repositories, xattrs
+from vnafs.index.engine import Engine, Reader
+
+PATH_DEPTH_MAX = 4096
+ANY_TIME = Instant(keys.DUE_NEVER - 1)
+"""Every row but those of files open for write."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Described:
+    """A file as a pack's catalogue names it."""
+
+    facts: FileFacts
+    row: inodes.InodeRow
+    path: bytes
+    xattrs: dict[bytes, bytes]
+
+
+class Namespace:
+    """A read-only view of mount's environment."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+
+    def waiting(
+        self, state: FileState, *, until: Instant = ANY_TIME, limit: int, after: Candidate | None = None
+    ) -> list[Candidate]:
+        """Versions that wait in *state* and are due, soonest first; *after* is the last one seen before."""
+        with self._engine.read() as reader:
+            return queue.due(reader, state, until, limit, after=after)
+
+    def every(self, state: FileState, *, limit: int, after: Candidate | None = None) -> list[Candidate]:
+        """As `waiting`, with those that are open for write at the end."""
+        with self._engine.read() as reader:
+            return list(itertools.islice(queue.every(reader, state, after=after), limit))
+
+    def count(self, state: FileState, *, limit: int) -> int:
+        """How many versions wait in *state*, those that are open for write included, counted up to *limit*."""
+        with self._engine.read() as reader:
+            return queue.count(reader, state, limit)
+
+    def facts(self, inode: Inode) -> FileFacts:
+        """One file. Raises NotFound."""
+        with self._engine.read() as reader:
+            return _facts(inode, _row(reader, inode))
+
+    def described(self, inode: Inode) -> Described:
+        """One file with what a pack says of it. Raises NotFound."""
+        with self._engine.read() as reader:
+            row = _row(reader, inode)
+            path = _path(reader, inode, row)
+            tags: dict[bytes, bytes] = {}
+            if row.has_xattrs:
+                for name in xattrs.names(reader, inode):
+                    tags[name] = xattrs.find(reader, inode, name) or b""
+            return Described(_facts(inode, row), row, path, tags)
+
+    def repository(self, number: RepositoryId) -> Repository:
+        """One repository. Raises NotFound."""
+        with self._engine.read() as reader:
+            found = repositories.find(reader, number)
+        if found is None:
+            raise NotFound(what=f"repository {number}")
+        return found
+
+    def repositories(self) -> list[Repository]:
+        """All of them."""
+        with self._engine.read() as reader:
+            return list(repositories.every(reader))
+
+
+def _row(reader: Reader, inode: Inode) -> inodes.InodeRow:
+    row = inodes.find(reader, inode)
+    if row is None:
+        raise NotFound(what=f"inode {inode}")
+    return row
+
+
+def _facts(inode: Inode, row: inodes.InodeRow) -> FileFacts:
+    return FileFacts(
+        inode=inode,
+        version=row.version,
+        repository=row.repository,
+        state=row.state,
+        size_bytes=row.size_bytes,
+        sha256=None if row.seal is None else row.seal.sha256,
+        fingerprint=None if row.seal is None else row.seal.fingerprint,
+        handles_open=0,
+        mtime_ns=row.mtime_ns,
+        path_hint=b"",
+    )
+
+
+def _path(reader: Reader, inode: Inode, row: inodes.InodeRow) -> bytes:
+    """One path below the mount, as far as the rows' hints lead; empty when they lead nowhere."""
+    parts: list[bytes] = []
+    for _ in range(PATH_DEPTH_MAX):
+        if inode == ROOT:
+            return b"/".join(reversed(parts))
+        name = entries.name_at(reader, row.parent, row.cookie, inode)
+        above = inodes.find(reader, row.parent)
+        if name is None or above is None:
+            return b""
+        parts.append(name)
+        inode, row = row.parent, above
+    return b""

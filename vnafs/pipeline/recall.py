@@ -1,0 +1,319 @@
+"""Recall: bring bytes back from packs, whole or by range, and let nothing out that is not what went in.
+
+Works from (SHA-256, repository) alone. Pieces are checked one by one, the whole content before it is handed over.
+A piece that is wrong where it was read first is read from every other target that holds its pack. Blocks only its
+caller; whole packs are fetched behind it, so that the next file of a study finds its bytes here.
+"""
+
+from __future__ import annotations
+
+import bisect
+import collections
+import dataclasses
+import hashlib
+import logging
+import os
+import queue
+import threading
+from collections.abc import Callable, Iterator
+
+from vnafs.content import packfile
+from vnafs.content.recipe import decode_recipe
+from vnafs.domain.clock import Clock
+from vnafs.domain.errors import Damaged, NoSpace, RecallFailed, TargetError, VnaError
+from vnafs.domain.faults import Faults
+from vnafs.domain.ids import Inode, PackId, RepositoryId, Sha256, Span, Version
+from vnafs.domain.recipes import PIECE_BYTES_MAX, PieceRef, Recipe
+from vnafs.index import contents, packs
+from vnafs.index.engine import Engine
+from vnafs.pipeline.shelf import Shelf
+
+log = logging.getLogger(__name__)
+
+AHEAD_MAX = 64
+"""Packs that wait to be fetched ahead; more are not worth remembering."""
+RANGES_MAX = 64
+"""Large files that are read by range at once; the longest unused is forgotten."""
+RECIPES_MAX = 256
+AHEAD_AT_ONCE_MAX = 4
+HEAVY_BYTES = 8 * 1024 * 1024
+"""A file that needs more of a pack than this waits for the whole pack instead of asking for its part."""
+RECALLS_MAX = 16
+"""Recalls that write to the local disk at once."""
+
+
+@dataclasses.dataclass(slots=True)
+class _Ranged:
+    """A large stub that somebody reads: a sparse file and the pieces that are in it."""
+
+    path: str
+    recipe: Recipe
+    offsets: list[int]
+    present: set[int]
+    lock: threading.Lock
+
+
+class Recaller:
+    """Brings contents back into the staging folder. Several threads at once."""
+
+    def __init__(
+        self,
+        store: Engine,
+        shelf: Shelf,
+        folder: str,
+        *,
+        clock: Clock,
+        faults: Faults,
+        fatal: Callable[[BaseException], None],
+    ) -> None:
+        self._store = store
+        self._shelf = shelf
+        self._folder = folder
+        self._clock = clock
+        self._faults = faults
+        self._fatal = fatal
+        self._lock = threading.Lock()
+        self._recipes: collections.OrderedDict[Sha256, Recipe] = collections.OrderedDict()
+        self._ranged: collections.OrderedDict[tuple[Inode, Version], _Ranged] = collections.OrderedDict()
+        self._places = threading.BoundedSemaphore(RECALLS_MAX)
+        self._ahead: queue.Queue[packs.Pack | None] = queue.Queue(maxsize=AHEAD_MAX)
+        self._serial = 0
+        os.makedirs(folder, mode=0o700, exist_ok=True)
+        for name in os.listdir(folder):
+            os.unlink(os.path.join(folder, name))  # staged bytes that nobody adopted; they can be fetched again
+        self._threads = [
+            threading.Thread(target=self._fetch_ahead, name=f"fetch-ahead-{n}", daemon=True)
+            for n in range(AHEAD_AT_ONCE_MAX)
+        ]
+        for thread in self._threads:
+            thread.start()
+
+    def stop(self) -> None:
+        """End the threads that fetch ahead; one that hangs on a target ends with the process."""
+        for _ in self._threads:
+            try:
+                self._ahead.put(None, timeout=1)
+            except queue.Full:
+                return
+        for thread in self._threads:
+            thread.join(timeout=5)
+
+    # -- whole files -------------------------------------------------------------------------------------------
+
+    def recall(self, inode: Inode, version: Version, sha256: Sha256, repository: RepositoryId) -> str:
+        """The path of a complete, checked and synced staged file. Raises RecallFailed, Damaged, NoSpace."""
+        recipe = self._recipe(sha256, repository)
+        with self._lock:
+            self._serial += 1
+            path = os.path.join(self._folder, f"{inode:x}.{version:x}.{self._serial:x}")
+        with self._places:
+            self._faults.reach("recall.fetched")
+            try:
+                self._write(path, recipe)
+            except BaseException:
+                if os.path.exists(path):
+                    os.unlink(path)
+                raise
+        self._faults.reach("recall.written")
+        return path
+
+    def _write(self, path: str, recipe: Recipe) -> None:
+        try:
+            with open(path, "xb") as file:
+                for block in self.bytes_of(recipe):
+                    file.write(block)
+                file.flush()
+                # the tree will take these bytes for the file's: they must not turn to zeros with the power
+                os.fdatasync(file.fileno())
+        except OSError as problem:
+            raise NoSpace(why=f"staging a recalled file: {problem}") from problem
+
+    def bytes_of(self, recipe: Recipe) -> Iterator[bytes]:
+        """The content, checked piece by piece as it comes and as a whole at its end. Raises Damaged."""
+        digest = hashlib.sha256()
+        size = 0
+        self._fetch_heavy(recipe)
+        for run in _runs(recipe.pieces):
+            for raw in self._run(run):
+                digest.update(raw)
+                size += len(raw)
+                yield raw
+        if digest.digest() != recipe.sha256 or size != recipe.size_bytes:
+            raise Damaged(what=f"content {recipe.sha256.hex()}")
+
+    def _fetch_heavy(self, recipe: Recipe) -> None:
+        """Have packs brought here whole of which much is needed: one request each, several at once."""
+        needed: collections.Counter[PackId] = collections.Counter()
+        for ref in recipe.pieces:
+            needed[ref.pack] += ref.stored_bytes
+        for identity, stored_bytes in needed.items():
+            if stored_bytes >= HEAVY_BYTES:
+                self._fetch_behind(self._pack(identity))
+
+    def _run(self, run: list[PieceRef]) -> Iterator[bytes]:
+        """Neighbouring pieces of one pack, read at once."""
+        pack = self._pack(run[0].pack)
+        start = run[0].offset
+        stored_bytes = run[-1].offset + run[-1].stored_bytes - start
+        if sum(ref.stored_bytes for ref in run) >= HEAVY_BYTES:
+            self._shelf.fetch(pack)
+        elif pack.contents_count > 1:
+            self._fetch_behind(pack)
+        data = memoryview(self._shelf.read(pack, Span(start, stored_bytes)))
+        for ref in run:
+            stored = data[ref.offset - start : ref.offset - start + ref.stored_bytes]
+            yield self._decoded(pack, ref, stored)
+
+    def _piece(self, ref: PieceRef) -> bytes:
+        pack = self._pack(ref.pack)
+        return self._decoded(pack, ref, self._shelf.read(pack, Span(ref.offset, ref.stored_bytes)))
+
+    def _decoded(self, pack: packs.Pack, ref: PieceRef, stored: bytes | memoryview) -> bytes:
+        """The raw bytes of a piece, from any other copy if these are wrong."""
+        try:
+            return packfile.open_piece(ref, stored)
+        except Damaged:
+            log.error("recall.damaged_piece", extra={"pack": ref.pack.hex(), "offset": ref.offset})  # noqa: TRY400 - the next copy decides
+        for read in self._shelf.others(pack):
+            try:
+                return packfile.open_piece(ref, read(Span(ref.offset, ref.stored_bytes)))
+            except (TargetError, Damaged):
+                log.warning("recall.copy_failed", extra={"pack": ref.pack.hex()})
+        raise Damaged(what=f"a piece in pack {ref.pack.hex()}")
+
+    def _pack(self, identity: PackId) -> packs.Pack:
+        with self._store.read() as reader:
+            number = packs.number_of(reader, identity)
+            pack = None if number is None else packs.get(reader, number)
+        if pack is None:
+            raise RecallFailed(what=f"pack {identity.hex()}", why="the store does not know it")
+        return pack
+
+    def _fetch_behind(self, pack: packs.Pack) -> None:
+        if not self._shelf.is_near(pack):
+            try:
+                self._ahead.put_nowait(pack)
+            except queue.Full:
+                log.debug("recall.ahead_full")
+
+    def _recipe(self, sha256: Sha256, repository: RepositoryId) -> Recipe:
+        with self._lock:
+            known = self._recipes.get(sha256)
+            if known is not None:
+                self._recipes.move_to_end(sha256)
+                return known
+        with self._store.read() as reader:
+            content = contents.find(reader, sha256, repository)
+            home = None if content is None else packs.get(reader, content.home)
+        if content is None or home is None:
+            raise RecallFailed(what=f"content {sha256.hex()}", why="the store does not know it")
+        recipe = self._read_recipe(home, content)
+        with self._lock:
+            self._recipes[sha256] = recipe
+            while len(self._recipes) > RECIPES_MAX:
+                self._recipes.popitem(last=False)
+        return recipe
+
+    def _read_recipe(self, home: packs.Pack, content: contents.Content) -> Recipe:
+        def matches(data: bytes) -> Recipe:
+            recipe = decode_recipe(data, home.id)
+            if recipe.sha256 != content.sha256 or recipe.size_bytes != content.size_bytes:
+                raise Damaged(what=f"a recipe in pack {home.id.hex()}")
+            return recipe
+
+        try:
+            return matches(self._shelf.read(home, content.recipe))
+        except Damaged:
+            log.error("recall.damaged_recipe", extra={"pack": home.id.hex()})  # noqa: TRY400 - the next copy decides
+        for read in self._shelf.others(home):
+            try:
+                return matches(read(content.recipe))
+            except (TargetError, Damaged):
+                log.warning("recall.copy_failed", extra={"pack": home.id.hex()})
+        raise Damaged(what=f"a recipe in pack {home.id.hex()}")
+
+    def check(self, sha256: Sha256, repository: RepositoryId) -> int:
+        """Read a content from where it is stored and compare all of it; the bytes read. Raises like recall."""
+        return sum(len(block) for block in self.bytes_of(self._recipe(sha256, repository)))
+
+    # -- ranges of large files ---------------------------------------------------------------------------------
+
+    def ensure(
+        self, inode: Inode, version: Version, sha256: Sha256, repository: RepositoryId, span: Span
+    ) -> tuple[str, int]:
+        """A sparse staged file in which at least *span* is present, and how far beyond that it is. Raises likewise."""
+        ranged = self._range(inode, version, sha256, repository)
+        stop = min(ranged.recipe.size_bytes, span.offset + (span.length or 0))
+        wanted = list(_overlapping(ranged.offsets, ranged.recipe, span.offset, stop))
+        with ranged.lock:
+            missing = [number for number in wanted if number not in ranged.present]
+            if missing:
+                with open(ranged.path, "r+b", buffering=0) as file:
+                    for number in missing:
+                        os.pwrite(file.fileno(), self._piece(ranged.recipe.pieces[number]), ranged.offsets[number])
+                        ranged.present.add(number)
+        end = ranged.offsets[wanted[-1]] + ranged.recipe.pieces[wanted[-1]].raw_bytes if wanted else stop
+        return ranged.path, end
+
+    def _range(self, inode: Inode, version: Version, sha256: Sha256, repository: RepositoryId) -> _Ranged:
+        with self._lock:
+            known = self._ranged.get((inode, version))
+            if known is not None:
+                self._ranged.move_to_end((inode, version))
+                return known
+        recipe = self._recipe(sha256, repository)
+        offsets = []
+        position = 0
+        for ref in recipe.pieces:
+            offsets.append(position)
+            position += ref.raw_bytes
+        path = os.path.join(self._folder, f"{inode:x}.{version:x}.part")
+        with self._lock:
+            if (inode, version) not in self._ranged:
+                with open(path, "wb") as file:
+                    file.truncate(recipe.size_bytes)
+                self._ranged[inode, version] = _Ranged(path, recipe, offsets, set(), threading.Lock())
+                while len(self._ranged) > RANGES_MAX:
+                    _, oldest = self._ranged.popitem(last=False)
+                    os.unlink(oldest.path)
+            return self._ranged[inode, version]
+
+    # -- ahead -------------------------------------------------------------------------------------------------
+
+    def _fetch_ahead(self) -> None:
+        try:
+            while (pack := self._ahead.get()) is not None:
+                try:
+                    self._shelf.fetch(pack)
+                except VnaError as problem:
+                    log.warning("recall.ahead_failed", extra={"pack": pack.id.hex(), "why": str(problem)})
+        except BaseException as problem:
+            self._fatal(problem)
+
+
+def _runs(pieces: tuple[PieceRef, ...]) -> Iterator[list[PieceRef]]:
+    """Neighbours in one pack together, in order, each run no larger than a piece may be."""
+    run: list[PieceRef] = []
+    for ref in pieces:
+        follows = (
+            bool(run)
+            and ref.pack == run[-1].pack
+            and ref.offset == run[-1].offset + run[-1].stored_bytes
+            and ref.offset + ref.stored_bytes - run[0].offset <= PIECE_BYTES_MAX
+        )
+        if run and not follows:
+            yield run
+            run = []
+        run.append(ref)
+    if run:
+        yield run
+
+
+def _overlapping(offsets: list[int], recipe: Recipe, start: int, stop: int) -> Iterator[int]:
+    """The numbers of the pieces that hold bytes of [start, stop)."""
+    first = max(0, bisect.bisect_right(offsets, start) - 1)
+    for number in range(first, len(offsets)):
+        if offsets[number] >= stop:
+            return
+        if offsets[number] + recipe.pieces[number].raw_bytes > start:
+            yield number

@@ -1,0 +1,297 @@
+"""Replicate: bring every pack to every target and verify it there.
+
+Each target has its own queue rows, its own threads and its own back-off, so a dead one delays nobody. A pack's
+bytes come from the local pack folder, or from another target that holds a verified copy. Order is safety: object
+on the target, verified, row committed, tree told, local pack removed.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import random
+import threading
+from collections.abc import Callable
+
+from vnafs.domain.clock import NANOSECONDS, Clock, Instant
+from vnafs.domain.copies import Capabilities, CopyState, VerifiedBy
+from vnafs.domain.errors import (
+    Damaged,
+    NoSpace,
+    ObjectExists,
+    ObjectMissing,
+    RecallFailed,
+    TargetRefused,
+    TargetUnavailable,
+    VnaError,
+)
+from vnafs.domain.faults import Faults
+from vnafs.domain.ids import PackNumber, TargetName, pack_object_name
+from vnafs.index import copies, packs, targets
+from vnafs.index.engine import Engine
+from vnafs.pipeline.shelf import Shelf
+from vnafs.targets.port import Target
+from vnafs.targets.verifying import verify
+
+log = logging.getLogger(__name__)
+
+IDLE_SECONDS = 1.0
+BACKOFF_SECONDS_MIN = 1.0
+BACKOFF_SECONDS_MAX = 60.0
+
+
+@dataclasses.dataclass(slots=True)
+class Health:
+    """How a target does, for status; replaced as a whole."""
+
+    reachable: bool = True
+    why: str = ""
+    since: Instant = Instant(0)
+
+
+class Replicator:
+    """All transfers to one target.
+
+    *verified* is told of each pack whose copy was just recorded.
+    """
+
+    def __init__(  # noqa: PLR0913 - a stage's parts and exits, each named where it is wired
+        self,
+        number: int,
+        target: Target,
+        store: Engine,
+        shelf: Shelf,
+        *,
+        transfers_max: int,
+        clock: Clock,
+        faults: Faults,
+        verified: Callable[[PackNumber], None],
+        fatal: Callable[[BaseException], None],
+    ) -> None:
+        self.number = number
+        self.target = target
+        self.health = Health()
+        self._store = store
+        self._shelf = shelf
+        self._clock = clock
+        self._faults = faults
+        self._verified = verified
+        self._fatal = fatal
+        self._capabilities: Capabilities | None = None
+        self._changed = threading.Condition()
+        self._in_flight: set[PackNumber] = set()
+        self._not_before = 0.0
+        self._failures = 0
+        self._stopping = False
+        self._threads = [
+            threading.Thread(target=self._run, name=f"to-{target.name}-{n}", daemon=True) for n in range(transfers_max)
+        ]
+
+    @property
+    def name(self) -> TargetName:
+        """The target's name."""
+        return self.target.name
+
+    def start(self) -> None:
+        """Begin to work off the queue."""
+        for thread in self._threads:
+            thread.start()
+
+    def kick(self) -> None:
+        """There may be new rows."""
+        with self._changed:
+            self._changed.notify()
+
+    def hurry(self) -> None:
+        """Forget the back-off: an administrator says that the target is well again."""
+        with self._changed:
+            self._not_before = 0.0
+            self._changed.notify_all()
+
+    def stop(self) -> None:
+        """Finish the transfers under way and end. An upload that hangs is given up with the process."""
+        with self._changed:
+            self._stopping = True
+            self._changed.notify_all()
+        for thread in self._threads:
+            thread.join(timeout=10)
+
+    # -- the threads -----------------------------------------------------------------------------------------
+
+    def _run(self) -> None:
+        try:
+            while (transfer := self._next()) is not None:
+                try:
+                    self._one(transfer)
+                finally:
+                    with self._changed:
+                        self._in_flight.discard(transfer.pack)
+                        self._changed.notify()
+        except BaseException as problem:
+            self._fatal(problem)
+
+    def _next(self) -> copies.Transfer | None:
+        """The next transfer that is due and that nobody else has; waits for one. None when stopping."""
+        with self._changed:
+            while not self._stopping:
+                wait = self._not_before - self._clock.monotonic()
+                # while the target is down one thread tries and the others wait
+                trying = self._failures == 0 or not self._in_flight
+                transfer = self._due() if wait <= 0 and trying else None
+                if transfer is not None:
+                    self._in_flight.add(transfer.pack)
+                    return transfer
+                self._changed.wait(min(IDLE_SECONDS, wait) if wait > 0 else IDLE_SECONDS)
+        return None
+
+    def _due(self) -> copies.Transfer | None:
+        now = self._clock.now()
+        with self._store.read() as reader:
+            for transfer in copies.transfers(reader, self.number):
+                if transfer.pack in self._in_flight:
+                    continue
+                # a clock that stepped back an hour must not hold transfers for an hour
+                if transfer.due <= now or transfer.due > now + 2 * BACKOFF_SECONDS_MAX * NANOSECONDS:
+                    return transfer
+                return None
+        return None
+
+    def _one(self, transfer: copies.Transfer) -> None:
+        try:
+            how = self._transfer(transfer.pack)
+        except (TargetUnavailable, TargetRefused, ObjectMissing, ObjectExists) as problem:
+            self._fell_back(transfer, problem, whole_target=isinstance(problem, TargetUnavailable | TargetRefused))
+        except (Damaged, NoSpace, RecallFailed, OSError) as problem:
+            self._fell_back(transfer, problem, whole_target=False)
+        else:
+            self._succeeded()
+            if how is not None:
+                self._record(transfer, how)
+
+    def _transfer(self, number: PackNumber) -> VerifiedBy | None:
+        """Put and verify one pack. None when there is no such pack any more."""
+        with self._store.read() as reader:
+            pack = packs.get(reader, number)
+        if pack is None:
+            return VerifiedBy.NOTHING
+        capabilities = self.capabilities()
+        name = pack_object_name(pack.id)
+        self._faults.reach("replicate.started")
+        with self._shelf.body(pack, besides=self.number) as body:
+            self.target.put(name, body)
+        self._faults.reach("replicate.uploaded")
+        try:
+            how = verify(self.target, name, pack.size_bytes, pack.sha256, capabilities)
+        except Damaged:
+            # Ours, put a moment ago and never counted: it may go, and the next attempt puts it again.
+            self._note_damage(number)
+            self.target.delete(name)
+            raise
+        self._faults.reach("replicate.verified")
+        return how
+
+    # -- what the target can do ------------------------------------------------------------------------------
+
+    def capabilities(self) -> Capabilities:
+        """As probed once and remembered. Raises what the target raises."""
+        if self._capabilities is None:
+            with self._store.read() as reader:
+                known = targets.current(reader).get(self.number)
+            if known is None or known.capabilities is None:
+                return self.probe_again()
+            self._capabilities = known.capabilities
+        return self._capabilities
+
+    def probe_again(self) -> Capabilities:
+        """Probe now and remember."""
+        found = self.target.probe()
+        with self._store.write() as tx:
+            known = targets.current(tx).get(self.number)
+            if known is not None:
+                targets.put(tx, dataclasses.replace(known, capabilities=found))
+        self._capabilities = found
+        return found
+
+    # -- what became of a copy -------------------------------------------------------------------------------
+
+    def damaged(self, number: PackNumber) -> None:
+        """A copy that counted is wrong or gone: it counts no more, and is put again from a good one."""
+        self._note_damage(number)
+        with self._store.write() as tx:
+            copies.enqueue(tx, copies.Transfer(self.number, self._clock.now(), number, 0))
+        self.kick()
+
+    def reverified(self, number: PackNumber, how: VerifiedBy) -> None:
+        """A copy was read again and is right."""
+        with self._store.write() as tx:
+            copies.put(tx, copies.PackCopy(number, self.number, CopyState.VERIFIED, how, self._clock.now()))
+
+    def _note_damage(self, number: PackNumber) -> None:
+        log.error("replicate.damaged", extra={"target": self.name, "pack": number})
+        with self._store.write() as tx:
+            copies.put(tx, copies.PackCopy(number, self.number, CopyState.DAMAGED))
+
+    def _record(self, transfer: copies.Transfer, how: VerifiedBy) -> None:
+        with self._store.write() as tx:
+            copies.dequeue(tx, transfer)
+            if how is not VerifiedBy.NOTHING and self.number in targets.current(tx):
+                copies.put(
+                    tx,
+                    copies.PackCopy(transfer.pack, self.number, CopyState.VERIFIED, how, self._clock.now()),
+                )
+        self._faults.reach("replicate.recorded")
+        self._verified(transfer.pack)
+        self._faults.reach("replicate.proposed")
+        self._shelf.release(transfer.pack)
+        self._faults.reach("replicate.dropped")
+
+    def _succeeded(self) -> None:
+        with self._changed:
+            if not self.health.reachable:
+                log.info("target.back", extra={"target": self.name})
+            self.health = Health()
+            self._failures = 0
+            self._changed.notify_all()
+
+    def _fell_back(self, transfer: copies.Transfer, problem: Exception, *, whole_target: bool) -> None:
+        log.warning("replicate.later", extra={"target": self.name, "attempts": transfer.attempts, "why": str(problem)})
+        with self._changed:
+            failures = self._failures + 1 if whole_target else transfer.attempts + 1
+            delay = min(BACKOFF_SECONDS_MAX, BACKOFF_SECONDS_MIN * 2.0 ** min(failures - 1, 10))
+            asked = problem.fields.get("retry_after") if isinstance(problem, VnaError) else None
+            if isinstance(asked, int | float):
+                delay = min(max(delay, float(asked)), BACKOFF_SECONDS_MAX)
+            delay *= random.uniform(0.75, 1.25)
+            if whole_target:
+                self._failures = failures
+                self._not_before = self._clock.monotonic() + delay
+                since = self.health.since if not self.health.reachable else self._clock.now()
+                self.health = Health(reachable=False, why=str(problem), since=since)
+        if not whole_target:
+            due = Instant(self._clock.now() + int(delay * NANOSECONDS))
+            with self._store.write() as tx:
+                copies.dequeue(tx, transfer)
+                copies.enqueue(tx, copies.Transfer(self.number, due, transfer.pack, transfer.attempts + 1))
+
+
+def backfill(store: Engine, number: int, *, now: Instant, batch: int = 1000) -> int:
+    """Ask for a transfer of every pack that a target does not hold yet; repeatable. Returns how many."""
+    asked = 0
+    after = PackNumber(0)
+    while True:
+        with store.write() as tx:
+            waiting = {transfer.pack for transfer in copies.transfers(tx, number)}
+            seen = 0
+            for pack in packs.every(tx, after=after):
+                seen += 1
+                after = pack.number
+                held = any(
+                    c.target == number and c.state is CopyState.VERIFIED for c in copies.of_pack(tx, pack.number)
+                )
+                if not held and pack.number not in waiting:
+                    copies.enqueue(tx, copies.Transfer(number, now, pack.number, 0))
+                    asked += 1
+                if seen == batch:
+                    break
+        if seen < batch:
+            return asked

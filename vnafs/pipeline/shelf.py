@@ -1,0 +1,190 @@
+"""The shelf: closed packs on the local disk, from the recorder's folder or fetched again, within a limit.
+
+Gives a pack's bytes to whoever uploads or recalls, from the local file if there is one, else from a target with a
+verified copy. Several threads at once. A fetched pack is trusted only after its SHA-256 was compared.
+"""
+
+from __future__ import annotations
+
+import collections
+import contextlib
+import dataclasses
+import hashlib
+import logging
+import os
+import threading
+from collections.abc import Callable, Iterator, Mapping
+
+from vnafs.domain.copies import CopyState
+from vnafs.domain.errors import Damaged, NoSpace, RecallFailed, TargetError
+from vnafs.domain.ids import PackNumber, Span, pack_object_name
+from vnafs.index import copies, packs, targets
+from vnafs.index.engine import Engine
+from vnafs.targets.body import FileBody
+from vnafs.targets.port import Target
+
+log = logging.getLogger(__name__)
+
+
+class Shelf:
+    """Where packs' bytes come from.
+
+    *sources* answers with the targets that can be read now, by number.
+    """
+
+    def __init__(
+        self,
+        folder: str,
+        cache_folder: str,
+        store: Engine,
+        *,
+        sources: Callable[[], Mapping[int, Target]],
+        cache_bytes_max: int,
+    ) -> None:
+        self._folder = folder
+        self._cache_folder = cache_folder
+        self._store = store
+        self._sources = sources
+        self._cache_bytes_max = cache_bytes_max
+        self._lock = threading.Lock()
+        self._cached: collections.OrderedDict[PackNumber, int] = collections.OrderedDict()
+        self._cached_bytes = 0
+        self._fetching: dict[PackNumber, threading.Lock] = {}
+        os.makedirs(cache_folder, mode=0o700, exist_ok=True)
+        for name in os.listdir(cache_folder):
+            os.unlink(os.path.join(cache_folder, name))  # a cache does not outlive its process
+
+    # -- reading -----------------------------------------------------------------------------------------------
+
+    def read(self, pack: packs.Pack, span: Span) -> bytes:
+        """Some bytes of a pack; not checked, the caller compares what it decodes. Raises RecallFailed."""
+        for path in (self._local(pack), self._cache(pack)):
+            with contextlib.suppress(FileNotFoundError), open(path, "rb", buffering=0) as file:
+                wanted = pack.size_bytes - span.offset if span.length is None else span.length
+                data = os.pread(file.fileno(), wanted, span.offset)
+                if len(data) == wanted:
+                    return data
+        problems = []
+        for target in self._holding(pack, besides=0):
+            try:
+                return b"".join(target.get(pack_object_name(pack.id), span))
+            except TargetError as problem:
+                problems.append(str(problem))
+        raise RecallFailed(
+            what=f"pack {pack.id.hex()}", why="; ".join(problems) or "no target with a copy is reachable"
+        )
+
+    def others(self, pack: packs.Pack) -> Iterator[Callable[[Span], bytes]]:
+        """One reader for each target that holds the pack, for when what came first was wrong."""
+        for target in self._holding(pack, besides=0):
+
+            def read(span: Span, target: Target = target) -> bytes:
+                return b"".join(target.get(pack_object_name(pack.id), span))
+
+            yield read
+
+    def is_near(self, pack: packs.Pack) -> bool:
+        """Whether the whole pack is on the local disk."""
+        return os.path.exists(self._local(pack)) or os.path.exists(self._cache(pack))
+
+    def fetch(self, pack: packs.Pack) -> str:
+        """The path of the whole pack on the local disk, fetched and compared if need be. Raises RecallFailed."""
+        local = self._local(pack)
+        if os.path.exists(local):
+            return local
+        with self._lock:
+            turn = self._fetching.setdefault(pack.number, threading.Lock())
+        try:
+            with turn:
+                return self._fetch(pack)
+        finally:
+            with self._lock:
+                self._fetching.pop(pack.number, None)
+
+    def _fetch(self, pack: packs.Pack) -> str:
+        path = self._cache(pack)
+        if os.path.exists(path):
+            with self._lock:
+                if pack.number in self._cached:
+                    self._cached.move_to_end(pack.number)
+            return path
+        problems: list[str] = []
+        for target in self._holding(pack, besides=0):
+            try:
+                self._download(target, pack, path)
+            except (TargetError, Damaged) as problem:
+                log.warning("shelf.fetch_failed", extra={"target": target.name, "why": str(problem)})
+                problems.append(str(problem))
+            except OSError as problem:
+                raise NoSpace(why=f"the recall cache: {problem}") from problem
+            else:
+                self._keep(pack)
+                return path
+        raise RecallFailed(
+            what=f"pack {pack.id.hex()}", why="; ".join(problems) or "no target with a copy is reachable"
+        )
+
+    def _download(self, target: Target, pack: packs.Pack, path: str) -> None:
+        partial = f"{path}.partial"
+        digest = hashlib.sha256()
+        try:
+            with open(partial, "wb") as file:
+                for block in target.get(pack_object_name(pack.id)):
+                    digest.update(block)
+                    file.write(block)
+            if digest.digest() != pack.sha256:
+                raise Damaged(what=f"pack {pack.id.hex()} on target {target.name}")
+            os.rename(partial, path)
+        finally:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(partial)
+
+    def _keep(self, pack: packs.Pack) -> None:
+        with self._lock:
+            self._cached[pack.number] = pack.size_bytes
+            self._cached_bytes += pack.size_bytes
+            while self._cached_bytes > self._cache_bytes_max and len(self._cached) > 1:
+                oldest, size = self._cached.popitem(last=False)
+                self._cached_bytes -= size
+                with contextlib.suppress(FileNotFoundError):
+                    os.unlink(os.path.join(self._cache_folder, f"{oldest:x}"))
+
+    def _holding(self, pack: packs.Pack, *, besides: int) -> list[Target]:
+        with self._store.read() as reader:
+            held = [c.target for c in copies.of_pack(reader, pack.number) if c.state is CopyState.VERIFIED]
+        sources = self._sources()
+        return [sources[number] for number in held if number in sources and number != besides]
+
+    def _local(self, pack: packs.Pack) -> str:
+        return os.path.join(self._folder, f"{pack.id.hex()}.pack")
+
+    def _cache(self, pack: packs.Pack) -> str:
+        return os.path.join(self._cache_folder, f"{pack.number:x}")
+
+    # -- uploading ---------------------------------------------------------------------------------------------
+
+    @contextlib.contextmanager
+    def body(self, pack: packs.Pack, *, besides: int) -> Iterator[FileBody]:
+        """The whole pack as something to upload to the target *besides*. Raises RecallFailed, NoSpace."""
+        path = self._local(pack)
+        if not os.path.exists(path):
+            if not self._holding(pack, besides=besides):
+                raise RecallFailed(what=f"pack {pack.id.hex()}", why="it is neither here nor on another target")
+            path = self.fetch(pack)
+        yield FileBody(path, pack.size_bytes, pack.sha256)
+
+    def release(self, number: PackNumber, *, copies_enough: int | None = None) -> bool:
+        """Remove a pack's local file once every target (or *copies_enough* of them) has verified it."""
+        with self._store.write() as tx:
+            pack = packs.get(tx, number)
+            if pack is None or not pack.local:
+                return False
+            verified = {c.target for c in copies.of_pack(tx, number) if c.state is CopyState.VERIFIED}
+            wanted = set(targets.current(tx))
+            done = len(verified & wanted) >= copies_enough if copies_enough is not None else verified >= wanted
+            if not done or not verified & wanted:
+                return False
+            packs.put(tx, dataclasses.replace(pack, local=False))
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(self._local(pack))
+        return True

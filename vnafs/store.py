@@ -1,0 +1,159 @@
+"""The composition root: an archive's folders become engines, a tree or tiering. Nothing else knows all the parts.
+
+An archive is one folder:
+
+    vnafs.toml   namespace/   names, states          (sole writer: mount)
+    spool/       local bytes of files                (sole writer: mount)
+    store/       contents, packs, copies             (sole writer: tierd)
+    packs/       packs being built or waiting        (sole writer: tierd)
+    staging/     recalled bytes, until mount takes them
+    cache/       packs fetched ahead
+    run/         control sockets
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+
+from vnafs.domain.clock import Clock
+from vnafs.domain.errors import IndexBroken, NotYet
+from vnafs.domain.faults import Faults
+from vnafs.fs.filesystem import Filesystem
+from vnafs.fs.settings import Settings
+from vnafs.fs.xattrs import CopiesOf
+from vnafs.index import meta
+from vnafs.index.engine import Engine
+from vnafs.index.engines.lmdb import LmdbEngine
+from vnafs.index.engines.log import LogSettings
+from vnafs.index.migrations import Migration, migrate
+from vnafs.local.spool import Spool
+from vnafs.pipeline.namespace import Namespace
+from vnafs.pipeline.runner import Tiering, TieringSettings
+from vnafs.pipeline.tree import Tree
+
+ARCHIVE_ID = "archive_id"
+"""16 random bytes: names the archive in packs and, as fsid, in NFS exports."""
+
+FOLDERS = ("namespace", "spool", "store", "packs", "staging", "cache", "run")
+
+
+def _schema_1(_: object) -> bool:
+    """The first schema needs nothing moved."""
+    return True
+
+
+NAMESPACE_MIGRATIONS = (Migration(1, "first", _schema_1),)
+STORE_MIGRATIONS = (Migration(1, "first", _schema_1),)
+
+
+def folder(archive: str, name: str) -> str:
+    """One of FOLDERS."""
+    return os.path.join(archive, name)
+
+
+def make(archive: str) -> None:
+    """Make an archive's folders and its identity. Raises ArchiveBusy, StorageFailed, NoSpace."""
+    for name in FOLDERS:
+        os.makedirs(folder(archive, name), mode=0o700, exist_ok=True)
+    engine = open_namespace(archive)
+    try:
+        with engine.write() as tx:
+            if meta.get_bytes(tx, ARCHIVE_ID) is None:
+                meta.set_bytes(tx, ARCHIVE_ID, os.urandom(16))
+        engine.sync(engine.position)
+    finally:
+        engine.close()
+
+
+def open_namespace(archive: str, *, faults: Faults | None = None, log: LogSettings | None = None) -> LmdbEngine:
+    """Mount's index, for its sole writer. Raises ArchiveBusy, FormatUnknown, IndexBroken."""
+    path = folder(archive, "namespace")
+    engine = LmdbEngine(path, log=log or LogSettings(), faults=faults)
+    _migrate(engine, NAMESPACE_MIGRATIONS, path)
+    return engine
+
+
+def open_store(archive: str, *, faults: Faults | None = None) -> LmdbEngine:
+    """Tierd's index, for its sole writer. Raises ArchiveBusy, FormatUnknown, IndexBroken."""
+    path = folder(archive, "store")
+    engine = LmdbEngine(path, faults=faults)
+    _migrate(engine, STORE_MIGRATIONS, path)
+    return engine
+
+
+def _migrate(engine: Engine, migrations: tuple[Migration, ...], path: str) -> None:
+    try:
+        migrate(engine, migrations, what=path)
+    except BaseException:
+        engine.close()
+        raise
+
+
+def read_namespace(archive: str) -> LmdbEngine:
+    """Mount's index for everyone else: what is folded, read-only. Raises NotYet before mount ever ran."""
+    return LmdbEngine(folder(archive, "namespace"), read_only=True)
+
+
+def read_store(archive: str) -> LmdbEngine:
+    """Tierd's index for everyone else. Raises NotYet before tierd ever ran."""
+    return LmdbEngine(folder(archive, "store"), read_only=True)
+
+
+def archive_id(engine: Engine, archive: str) -> bytes:
+    """The archive's 16 bytes. Raises IndexBroken when there are none."""
+    with engine.read() as reader:
+        found = meta.get_bytes(reader, ARCHIVE_ID)
+    if found is None:
+        raise IndexBroken(what=archive, why="it has no identity; it was not made by `vna init`")
+    return found
+
+
+def open_tree(
+    archive: str, engine: Engine, settings: Settings, *, clock: Clock, faults: Faults, copies_of: CopiesOf, boot_id: str
+) -> Filesystem:
+    """The tree over the archive's spool, repaired if need be."""
+    spool = Spool(folder(archive, "spool"))
+    return Filesystem(engine, spool, clock, faults, settings, copies_of=copies_of, boot_id=boot_id)
+
+
+def open_tiering(
+    archive: str,
+    store: Engine,
+    namespace: Engine,
+    tree: Tree,
+    settings: Callable[[bytes], TieringSettings],
+    *,
+    clock: Clock,
+    faults: Faults,
+    fatal: Callable[[BaseException], None],
+) -> Tiering:
+    """Tiering over the archive's store; *settings* is given the archive's id."""
+    spool = Spool(folder(archive, "spool"))
+    return Tiering(
+        store,
+        Namespace(namespace),
+        tree,
+        spool.local_path,
+        settings(archive_id(namespace, archive)),
+        clock=clock,
+        faults=faults,
+        fatal=fatal,
+    )
+
+
+class LateStore:
+    """The store for readers that may start before tierd ever did: None until it is there."""
+
+    def __init__(self, archive: str) -> None:
+        self._archive = archive
+        self._engine: LmdbEngine | None = None
+
+    def get(self) -> LmdbEngine | None:
+        """The read-only store."""
+        if self._engine is None:
+            try:
+                self._engine = read_store(self._archive)
+            except NotYet:
+                return None
+        return self._engine

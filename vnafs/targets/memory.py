@@ -1,0 +1,115 @@
+"""A target in memory, for tests of everything that uses targets. Holds what it is given; durable it is not.
+
+Any thread may call.
+"""
+
+from __future__ import annotations
+
+import bisect
+import hashlib
+import threading
+from collections.abc import Iterator
+
+from vnafs.domain.copies import Capabilities, Evidence
+from vnafs.domain.errors import ObjectExists, ObjectMissing
+from vnafs.domain.ids import WHOLE, ObjectName, Sha256, Span, TargetName
+from vnafs.targets.body import BLOCK_BYTES, Stretch
+from vnafs.targets.names import checked
+from vnafs.targets.port import Body
+
+
+class MemoryTarget:
+    """See Target. `checksums=False` makes one that vouches for nothing, so that callers must read back."""
+
+    def __init__(self, name: TargetName, *, checksums: bool = True) -> None:
+        self._name = name
+        self._checksums = checksums
+        self._lock = threading.Lock()
+        self._objects: dict[str, bytes] = {}
+        self._names: list[ObjectName] = []
+
+    @property
+    def name(self) -> TargetName:
+        """See Target."""
+        return self._name
+
+    def probe(self) -> Capabilities:
+        """See Target."""
+        return Capabilities(
+            exclusive_create=True,
+            exclusive_create_multipart=True,
+            checksum_sha256=self._checksums,
+            checksum_md5=False,
+            multipart=False,
+        )
+
+    def put(self, name: ObjectName, body: Body) -> Evidence:
+        """See Target."""
+        checked(name)
+        with Stretch(body) as reader:
+            data = reader.readall()
+        with self._lock:
+            existing = self._objects.get(name)
+            if existing is None:
+                self._objects[name] = data
+                bisect.insort(self._names, name)
+                existing = data
+            elif len(existing) != len(data):
+                raise ObjectExists(target=self._name, name=name)
+        return self._vouch(existing)
+
+    def get(self, name: ObjectName, span: Span = WHOLE) -> Iterator[bytes]:
+        """See Target."""
+        data = memoryview(self._object(name))[span.offset : span.stop]
+        for at in range(0, len(data), BLOCK_BYTES):
+            yield bytes(data[at : at + BLOCK_BYTES])
+
+    def read_back(self, name: ObjectName) -> Iterator[bytes]:
+        """See Target."""
+        return self.get(name)
+
+    def evidence(self, name: ObjectName) -> Evidence:
+        """See Target."""
+        return self._vouch(self._object(name))
+
+    def list(self, prefix: str = "") -> Iterator[ObjectName]:
+        """See Target."""
+        at = prefix
+        inclusive = True
+        while True:
+            with self._lock:
+                index = (bisect.bisect_left if inclusive else bisect.bisect_right)(self._names, at)
+                if index == len(self._names) or not self._names[index].startswith(prefix):
+                    return
+                found = self._names[index]
+            yield found
+            at, inclusive = found, False
+
+    def delete(self, name: ObjectName) -> None:
+        """See Target."""
+        checked(name)
+        with self._lock:
+            if self._objects.pop(name, None) is not None:
+                self._names.remove(name)
+
+    def close(self) -> None:
+        """See Target."""
+
+    def replace(self, name: ObjectName, data: bytes) -> None:
+        """Change stored bytes behind everybody's back, as bit rot does."""
+        with self._lock:
+            if name not in self._objects:
+                raise ObjectMissing(target=self._name, name=name)
+            self._objects[name] = data
+
+    def _object(self, name: ObjectName) -> bytes:
+        checked(name)
+        with self._lock:
+            data = self._objects.get(name)
+        if data is None:
+            raise ObjectMissing(target=self._name, name=name)
+        return data
+
+    def _vouch(self, data: bytes) -> Evidence:
+        digest = hashlib.sha256(data).digest()
+        return Evidence(len(data), Sha256(digest) if self._checksums else None, etag=digest[:8].hex())

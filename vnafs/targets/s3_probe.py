@@ -1,0 +1,183 @@
+"""What one S3 server really does, found by asking it to do the wrong thing with small objects.
+
+Knows the wire, not our packs. One thread. Leaves nothing behind where the key may delete.
+"""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import datetime as dt
+import hashlib
+import logging
+import os
+from typing import Any
+
+from botocore.exceptions import BotoCoreError, ClientError
+
+from vnafs.domain.clock import NANOSECONDS, Clock
+from vnafs.domain.copies import Capabilities
+from vnafs.domain.errors import TargetRefused, TargetUnavailable
+from vnafs.targets.s3 import S3Target
+from vnafs.targets.s3_errors import code_of, status_of, translate
+
+_log = logging.getLogger(__name__)
+
+STALE_UPLOAD_SECONDS_MIN = 24 * 3600
+_UNKNOWN = frozenset({400, 403, 404, 405, 409, 501})
+"""How servers say that they lack a read-only call about a bucket, that it is not configured, or not ours to ask."""
+
+
+class S3Probe:
+    """One probe of one target."""
+
+    def __init__(self, target: S3Target) -> None:
+        self._target = target
+        self._client = target.client
+        self._directory = f"probe/{os.urandom(8).hex()}"
+        self._keys: list[str] = []
+        self._data = os.urandom(1024)
+
+    def capabilities(self, clock: Clock) -> Capabilities:
+        """Raises TargetRefused when the bucket cannot be used at all, TargetUnavailable."""
+        try:
+            plain = self._key("plain")
+            self._put(plain)
+            self._read_back(plain)
+            multipart = self._completes("parts", {})
+            found = Capabilities(
+                exclusive_create=self._refuses_taken(plain),
+                exclusive_create_multipart=multipart and not self._completes("parts", {"IfNoneMatch": "*"}),
+                checksum_sha256=self._checks_sha256(),
+                checksum_md5=self._checks_md5(),
+                multipart=multipart,
+                versioning=self._setting("get_bucket_versioning").get("Status") == "Enabled",
+                object_lock=self._object_lock(),
+                list_consistent=self._lists(plain),
+            )
+        except (ClientError, BotoCoreError) as error:
+            raise translate(error, self._target.name, "probing", clock) from error
+        finally:
+            self._clean()
+        self._abort_stale_uploads(clock)
+        return found
+
+    def _key(self, leaf: str) -> str:
+        key = self._target.key(f"{self._directory}/{leaf}")
+        if key not in self._keys:
+            self._keys.append(key)
+        return key
+
+    def _put(self, key: str, **extra: str) -> None:
+        self._client.put_object(Bucket=self._target.bucket, Key=key, Body=self._data, **extra)
+
+    def _read_back(self, key: str) -> None:
+        answer = self._client.get_object(Bucket=self._target.bucket, Key=key, Range="bytes=1-")
+        if answer["Body"].read() != self._data[1:]:
+            raise TargetRefused(target=self._target.name, why="probing: it gives back other bytes than it was given")
+
+    def _refused(self, key: str, *statuses: int, **extra: str) -> bool:
+        """Whether a put is answered with one of *statuses*; other errors but "not implemented" are raised."""
+        try:
+            self._put(key, **extra)
+        except ClientError as error:
+            if status_of(error) in statuses:
+                return True
+            if status_of(error) == 501:
+                return False
+            raise
+        return False
+
+    def _refuses_taken(self, plain: str) -> bool:
+        if self._refused(self._key("new"), 412, IfNoneMatch="*"):
+            return False  # it refuses the header, not the name
+        return self._refused(plain, 409, 412, IfNoneMatch="*")
+
+    def _checks_sha256(self) -> bool:
+        """A wrong one is refused, a right one is taken and given back."""
+        right = base64.b64encode(hashlib.sha256(self._data).digest()).decode()
+        wrong = base64.b64encode(hashlib.sha256(b"not " + self._data).digest()).decode()
+        if not self._refused(self._key("sha256-wrong"), 400, ChecksumAlgorithm="SHA256", ChecksumSHA256=wrong):
+            return False
+        key = self._key("sha256-right")
+        if self._refused(key, 400, ChecksumAlgorithm="SHA256", ChecksumSHA256=right):
+            return False
+        head = self._client.head_object(Bucket=self._target.bucket, Key=key, ChecksumMode="ENABLED")
+        return bool(head.get("ChecksumSHA256") == right)
+
+    def _checks_md5(self) -> bool:
+        right = base64.b64encode(hashlib.md5(self._data, usedforsecurity=False).digest()).decode()
+        wrong = base64.b64encode(hashlib.md5(b"not", usedforsecurity=False).digest()).decode()
+        if not self._refused(self._key("md5-wrong"), 400, ContentMD5=wrong):
+            return False
+        return not self._refused(self._key("md5-right"), 400, ContentMD5=right)
+
+    def _completes(self, leaf: str, conditions: dict[str, str]) -> bool:
+        """Whether an upload in parts to *leaf* becomes an object."""
+        upload: dict[str, Any] = {"Bucket": self._target.bucket, "Key": self._key(leaf)}
+        completed = False
+        try:
+            upload["UploadId"] = self._client.create_multipart_upload(**upload)["UploadId"]
+            part = self._client.upload_part(**upload, PartNumber=1, Body=self._data)
+            parts = {"Parts": [{"PartNumber": 1, "ETag": part["ETag"]}]}
+            self._client.complete_multipart_upload(**upload, MultipartUpload=parts, **conditions)
+            completed = True
+        except ClientError as error:
+            if status_of(error) not in {409, 412, 501}:
+                raise
+        finally:
+            if not completed and "UploadId" in upload:
+                with contextlib.suppress(ClientError, BotoCoreError):
+                    self._client.abort_multipart_upload(**upload)
+        return completed
+
+    def _setting(self, operation: str) -> dict[str, Any]:
+        """One read-only fact about the bucket; empty when it is unknown, unset or not ours to ask."""
+        try:
+            answer: dict[str, Any] = getattr(self._client, operation)(Bucket=self._target.bucket)
+        except ClientError as error:
+            if status_of(error) not in _UNKNOWN:
+                raise
+            return {}
+        return answer
+
+    def _object_lock(self) -> bool:
+        lock = self._setting("get_object_lock_configuration").get("ObjectLockConfiguration", {})
+        return bool(lock.get("ObjectLockEnabled") == "Enabled")
+
+    def _lists(self, key: str) -> bool:
+        page = self._client.list_objects_v2(Bucket=self._target.bucket, Prefix=self._target.key(self._directory))
+        return key in {row["Key"] for row in page.get("Contents", [])}
+
+    def _clean(self) -> None:
+        """A key without the right to delete, as a careful site gives it, leaves a few kilobytes behind."""
+        for key in self._keys:
+            try:
+                self._client.delete_object(Bucket=self._target.bucket, Key=key)
+            except (ClientError, BotoCoreError) as error:
+                why = code_of(error) if isinstance(error, ClientError) else type(error).__name__
+                _log.info("target_probe_left_behind", extra={"target": self._target.name, "why": why})
+                return
+
+    def _abort_stale_uploads(self, clock: Clock) -> None:
+        """Unfinished uploads of processes that died cost money and never show in a listing."""
+        now = dt.datetime.fromtimestamp(clock.now() / NANOSECONDS, dt.UTC)
+        bucket, prefix, count = self._target.bucket, self._target.key(""), 0
+        try:
+            for page in self._client.get_paginator("list_multipart_uploads").paginate(Bucket=bucket, Prefix=prefix):
+                for upload in page.get("Uploads", []):
+                    if (now - upload["Initiated"]).total_seconds() > STALE_UPLOAD_SECONDS_MIN:
+                        self._client.abort_multipart_upload(
+                            Bucket=bucket, Key=upload["Key"], UploadId=upload["UploadId"]
+                        )
+                        count += 1
+        except ClientError as error:
+            if status_of(error) not in _UNKNOWN:
+                raise translate(error, self._target.name, "aborting old uploads", clock) from error
+            _log.info("target_uploads_not_listed", extra={"target": self._target.name, "why": code_of(error)})
+        except BotoCoreError as error:
+            raise TargetUnavailable(
+                target=self._target.name, why=f"aborting old uploads: {type(error).__name__}"
+            ) from error
+        if count:
+            _log.info("target_uploads_aborted", extra={"target": self._target.name, "count": count})
