@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from vnafs.domain.clock import Clock
 from vnafs.domain.errors import IndexBroken, NotYet
@@ -28,9 +29,10 @@ from vnafs.index.engines.lmdb import LmdbEngine
 from vnafs.index.engines.log import LogSettings
 from vnafs.index.migrations import Migration, migrate
 from vnafs.local.spool import Spool
-from vnafs.pipeline.namespace import Namespace
-from vnafs.pipeline.runner import Tiering, TieringSettings
 from vnafs.pipeline.tree import Tree
+
+if TYPE_CHECKING:
+    from vnafs.pipeline.runner import Tiering, TieringSettings
 
 ARCHIVE_ID = "archive_id"
 """16 random bytes: names the archive in packs and, as fsid, in NFS exports."""
@@ -129,6 +131,10 @@ def open_tiering(
     fatal: Callable[[BaseException], None],
 ) -> Tiering:
     """Tiering over the archive's store; *settings* is given the archive's id."""
+    # Loads pydicom, which costs mount and the command line a second and 60 MB for nothing.
+    from vnafs.pipeline.namespace import Namespace  # noqa: PLC0415
+    from vnafs.pipeline.runner import Tiering  # noqa: PLC0415
+
     spool = Spool(folder(archive, "spool"))
     return Tiering(
         store,

@@ -141,12 +141,13 @@ class TieringControl:
         found = []
         for candidate in itertools.islice(self._unprotected(params.get("after")), limit):
             described = self._namespace.described(candidate.inode)
+            size_bytes, mtime_ns = self._tiering.local_size(described.facts)
             found.append(
                 {
                     "inode": candidate.inode,
                     "path": wire.text(described.path),
-                    "size_bytes": described.facts.size_bytes,
-                    "mtime_ns": described.facts.mtime_ns,
+                    "size_bytes": size_bytes,
+                    "mtime_ns": mtime_ns,
                     "state": candidate.state.label,
                     "after": [candidate.state.value, candidate.due, candidate.inode, candidate.version],
                 }
@@ -170,7 +171,7 @@ class TieringControl:
                         facts = self._namespace.facts(candidate.inode)
                     except NotFound:
                         continue
-                    if facts.size_bytes and not self._tiering.copies_of(facts):
+                    if self._tiering.local_size(facts)[0] and not self._tiering.copies_of(facts):
                         yield candidate
 
     # -- verification --------------------------------------------------------------------------------------------

@@ -32,7 +32,7 @@ from vnafs.domain.ids import Inode, Sha256, Span, Version
 from vnafs.fs.filesystem import Filesystem
 from vnafs.fs.settings import Settings
 from vnafs.fuse.pyfuse3 import MountOptions, serve
-from vnafs.pipeline.runner import copies_of_content
+from vnafs.pipeline.held import copies_of_content
 
 log = logging.getLogger(__name__)
 

@@ -64,7 +64,9 @@ def test_only_entry_points_read_the_environment():
         str(path.relative_to(ROOT))
         for path in sources()
         if any(
-            isinstance(node, ast.Attribute) and node.attr in {"environ", "getenv"} and getattr(node.value, "id", "") == "os"
+            isinstance(node, ast.Attribute)
+            and node.attr in {"environ", "getenv"}
+            and getattr(node.value, "id", "") == "os"
             for node in ast.walk(ast.parse(path.read_text()))
         )
     ]

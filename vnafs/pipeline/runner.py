@@ -22,11 +22,12 @@ from vnafs.domain.copies import Capabilities, Copy
 from vnafs.domain.errors import DaemonUnreachable, NoSpace, NotFound, NotYet, VnaError
 from vnafs.domain.faults import Faults
 from vnafs.domain.files import Candidate, FileFacts, FileState, Proposal, Seal, Verdict
-from vnafs.domain.ids import ContentNumber, Inode, PackNumber, RepositoryId, Sha256, TargetName, Version
+from vnafs.domain.ids import ContentNumber, Inode, PackNumber, RepositoryId, TargetName, Version
 from vnafs.domain.repositories import Repository
 from vnafs.index import contents, copies, packs, targets
 from vnafs.index.engine import Engine
 from vnafs.pipeline.evict import Evictor, Watermarks, watermarks
+from vnafs.pipeline.held import copies_of_content
 from vnafs.pipeline.namespace import ANY_TIME, Described, Namespace
 from vnafs.pipeline.pack import File, Packer, PackerSettings
 from vnafs.pipeline.recall import Recaller
@@ -508,20 +509,17 @@ class Tiering:
 
     # -- answers -------------------------------------------------------------------------------------------------
 
+    def local_size(self, facts: FileFacts) -> tuple[int, int]:
+        """Bytes and time of change of a file now: while it is open for write only its local file knows."""
+        try:
+            status = os.stat(self._local_path(facts.inode, facts.version))
+        except FileNotFoundError:
+            return facts.size_bytes, facts.mtime_ns
+        return status.st_size, max(facts.mtime_ns, status.st_mtime_ns)
+
     def copies_of(self, facts: FileFacts) -> list[Copy]:
         """Targets that hold every byte of a file verified."""
         return [] if facts.sha256 is None else copies_of_content(self._store, facts.sha256, facts.repository)
-
-
-def copies_of_content(store: Engine, sha256: Sha256, repository: RepositoryId) -> list[Copy]:
-    """Targets that hold every byte of a content verified, from any process that can read the store."""
-    with store.read() as reader:
-        content = contents.find(reader, sha256, repository)
-        if content is None:
-            return []
-        current = targets.current(reader)
-        held = copies.verified_on(reader, content.packs())
-        return [Copy(current[number].name, when) for number, when in sorted(held.items()) if number in current]
 
 
 def _hints(described: Described) -> packfile.FileHints:
