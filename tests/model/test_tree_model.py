@@ -33,10 +33,11 @@ from vnafs.fs.settings import Settings
 from vnafs.index.engines.memory import MemoryEngine
 from vnafs.local.spool import Spool, fingerprint_of
 
-NAMES = [b"a", b"b", b"c", b"d\xff", b"e" * 255]
+NAMES = [b"a", b"b", b"c", b"d\xff", b"e" * 40]
 TOO_LONG = b"x" * 256
 DEPTH_MAX = 3
 HANDLES_MAX = 6
+PATH_BYTES_MAX = 3800
 WHO = Caller(os.geteuid(), os.getegid())
 AT_FDCWD = -100
 _renameat2 = ctypes.CDLL(None, use_errno=True).renameat2
@@ -173,7 +174,7 @@ class Ours:
         )  # fmt: skip
         self.store: dict[bytes, bytes] = {}
         self.handles: dict[int, Handle] = {}
-        self.tiered = {verdict: 0 for verdict in Verdict}
+        self.tiered = dict.fromkeys(Verdict, 0)
         self.recalled = 0
         self.fs = self._start()
         self.root = Inode(self.fs.repositories.add("r", acknowledgement=Acknowledgement.WRITTEN, uid=WHO.uid).id)
@@ -379,6 +380,7 @@ class Pair:
         self.next_handle = 0
         self.trail: list[str] = []
         self.agreed = 0
+        self.steps = 0
         self.failed_alike = 0
 
     def some_path(self) -> Path_:
@@ -398,7 +400,7 @@ class Pair:
         return None
 
     def both(self, what: str, *arguments: Any) -> Any:
-        said = f"{what}{arguments!r}".replace("e" * 255, "e…")[:300]
+        said = f"{what}{arguments!r}".replace("e" * 40, "e…")[:300]
         self.trail.append(said)
         del self.trail[:-12]
         expected = outcome(getattr(self.real, what), *arguments)
@@ -411,6 +413,7 @@ class Pair:
 
     def step(self) -> None:
         chance = self.random
+        self.steps += 1
         what = chance.choices(*OPERATIONS)[0]
         getattr(self, f"do_{what}")(chance)
 
@@ -493,7 +496,9 @@ class Pair:
 
     def do_write(self, chance: random.Random) -> None:
         if (number := self._handle()) is not None:
-            self.both("write", number, chance.choice((0, 1, 50, 4095, 9000)), chance.randbytes(chance.randrange(1, 3000)))
+            self.both(
+                "write", number, chance.choice((0, 1, 50, 4095, 9000)), chance.randbytes(chance.randrange(1, 3000))
+            )
 
     def do_append(self, chance: random.Random) -> None:
         if (number := self._handle()) is not None:
@@ -528,6 +533,8 @@ class Pair:
         waiting: list[Path_] = [()]
         while waiting:
             path = waiting.pop()
+            if len(self.real.path(path)) > PATH_BYTES_MAX:
+                continue  # renames nest directories deeper than a path can say
             for name in self.both("listdir", path):
                 below = (*path, name)
                 self.both("stat", below)
@@ -561,13 +568,12 @@ def walk(directory: Path, seed: int, operations: int) -> Pair:
     """Run *operations*; a failure says how to repeat it."""
     old = os.umask(0)
     pair = Pair(directory, seed)
-    done = 0
     try:
-        for done in range(operations):
+        while pair.steps < operations:
             pair.step()
         pair.compare_everything()
     except BaseException as error:
-        error.add_note(f"seed {seed}, operation {done}; the last ones were:\n  " + "\n  ".join(pair.trail))
+        error.add_note(f"seed {seed}, operation {pair.steps}; the last ones were:\n  " + "\n  ".join(pair.trail))
         raise
     finally:
         os.umask(old)

@@ -46,10 +46,23 @@ run dir = {root}/run
 log file = {root}/log/$name.log
 admin socket = {root}/run/$name.asok
 pid file = {root}/run/$name.pid
+debug mon = 0/0
+debug paxos = 0/0
+debug ms = 0/0
+debug osd = 0/0
+debug memstore = 0/0
+debug rgw = 0/0
+debug objclass = 0/0
+ms crc data = false
 [client.rgw.a]
+# Deleted objects give their memory back in seconds instead of hours: a full OSD answers nothing at all.
 rgw frontends = beast endpoint=127.0.0.1:{port}
 rgw data = {root}/rgw
 rgw enable usage log = false
+rgw enable ops log = false
+rgw gc obj min wait = 2
+rgw gc processor period = 2
+rgw gc processor max time = 2
 """
 
 _CAPABILITIES = {

@@ -2,13 +2,15 @@
 
     python -m tests.system.mountdriver ARCHIVE MOUNTPOINT [--engine lmdb|memory] [--ack LEVEL] [--profile FILE]
 
-Prints `ready` when mounted; unmounts on SIGTERM. Stubs are recalled from ARCHIVE/store/SHA256, as a test put them there.
+Prints `ready` when mounted; unmounts on SIGTERM. Stubs are recalled from ARCHIVE/store/SHA256,
+where SIGUSR1 put them.
 """
 
 from __future__ import annotations
 
 import argparse
 import cProfile
+import hashlib
 import os
 import signal
 import sys
@@ -18,15 +20,16 @@ import trio
 
 from vnafs.domain.clock import SystemClock
 from vnafs.domain.errors import RecallFailed
+from vnafs.domain.files import FileState, Proposal, Seal
 from vnafs.domain.ids import Inode, Version
 from vnafs.domain.repositories import Acknowledgement
 from vnafs.fs.filesystem import Filesystem
 from vnafs.fs.settings import Settings
 from vnafs.fuse.pyfuse3 import MountOptions, serve
 from vnafs.index.engine import Engine
-from vnafs.index.engines.lmdb import LmdbEngine
+from vnafs.index.engines.lmdb import LmdbEngine, LogSettings
 from vnafs.index.engines.memory import MemoryEngine
-from vnafs.local.spool import Spool
+from vnafs.local.spool import Spool, fingerprint_of
 
 
 class StoreDirectory:
@@ -57,7 +60,11 @@ class StoreDirectory:
 
 
 def engine_of(kind: str, archive: Path) -> Engine:
-    return MemoryEngine() if kind == "memory" else LmdbEngine(str(archive / "namespace"))
+    return (
+        MemoryEngine()
+        if kind == "memory"
+        else LmdbEngine(str(archive / "namespace"), log=LogSettings(segment_bytes=16 << 20))
+    )
 
 
 async def run(options: argparse.Namespace, filesystem: Filesystem, archive: Path) -> None:
@@ -69,7 +76,7 @@ async def run(options: argparse.Namespace, filesystem: Filesystem, archive: Path
                     filesystem,
                     options.mountpoint,
                     StoreDirectory(filesystem, archive),
-                    ready=lambda: print("ready", flush=True),  # noqa: T201 - the parent waits for it
+                    ready=lambda: print("ready", flush=True),
                     options=MountOptions(),
                 )
                 nursery.cancel_scope.cancel()
@@ -84,11 +91,6 @@ async def run(options: argparse.Namespace, filesystem: Filesystem, archive: Path
 
 def tier(filesystem: Filesystem, archive: Path) -> None:
     """On SIGUSR1: seal, 'replicate' and evict every file named in ARCHIVE/evict (inode numbers, one a line)."""
-    import hashlib
-
-    from vnafs.domain.files import FileState, Proposal, Seal
-    from vnafs.local.spool import fingerprint_of
-
     (archive / "store").mkdir(exist_ok=True)
     lines = []
     for word in (archive / "evict").read_text().split():

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import signal
 import subprocess
@@ -101,10 +100,8 @@ class Mount:
             self.process.kill()
             self.process.wait(WAIT_SECONDS)
             self._forget()
-        with contextlib.suppress(OSError):
-            if not os.path.ismount(self.point):
-                return
-        subprocess.run(["fusermount3", "-u", "-z", str(self.point)], check=False, stderr=subprocess.DEVNULL)
+        while str(self.point) in Path("/proc/self/mountinfo").read_text():
+            subprocess.run(["fusermount3", "-u", "-z", str(self.point)], check=True)
 
     def _forget(self) -> None:
         assert self.process is not None

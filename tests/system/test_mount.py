@@ -171,7 +171,7 @@ def test_a_hundred_thousand_names_are_listed_in_time(start_mount: StartMount, tm
         with os.scandir(mount.root / "large") as found:
             sizes = sum(entry.stat().st_size for entry in found)
         stated = time.monotonic() - begun
-        print(f"start {started:.2f} s, cold listing {cold:.2f} s, with stat {stated:.2f} s")  # noqa: T201 - a figure
+        print(f"start {started:.2f} s, cold listing {cold:.2f} s, with stat {stated:.2f} s")
         assert (count, sizes) == (100_000, 0)
         assert cold <= 5.0  # 1.5 s on an idle machine; CI shares its cores
         assert started <= 10.0
@@ -187,10 +187,10 @@ from vnafs.domain.ids import Inode
 from vnafs.domain.repositories import Acknowledgement
 from vnafs.fs.caller import Caller
 from vnafs.fs.filesystem import Filesystem
-from vnafs.index.engines.lmdb import LmdbEngine
+from vnafs.index.engines.lmdb import LmdbEngine, LogSettings
 from vnafs.local.spool import Spool
 archive, count = sys.argv[1], int(sys.argv[2])
-engine = LmdbEngine(archive + "/namespace")
+engine = LmdbEngine(archive + "/namespace", log=LogSettings(segment_bytes=16 << 20))
 fs = Filesystem(engine, Spool(archive + "/spool"), SystemClock())
 who = Caller(0, 0)
 made = fs.repositories.add("archive", acknowledgement=Acknowledgement.WRITTEN, mode=0o777)
@@ -248,10 +248,22 @@ def test_umount_by_hand_ends_the_process(mount: Mount) -> None:
 
 
 def test_sigterm_with_open_files_unmounts_and_keeps_the_bytes(mount: Mount) -> None:
-    with (mount.root / "f").open("wb", buffering=0) as file:
-        file.write(b"bytes")
-        assert mount.process is not None
-        mount.process.send_signal(signal.SIGTERM)
-        assert mount.process.wait(20) == 0
+    descriptor = os.open(mount.root / "f", os.O_CREAT | os.O_WRONLY)
+    os.write(descriptor, b"bytes")
+    assert mount.process is not None
+    mount.process.send_signal(signal.SIGTERM)
+    assert mount.process.wait(20) == 0
+    with pytest.raises(OSError, match=r"not connected|aborted"):
+        os.close(descriptor)
     mount.start()
     assert (mount.root / "f").read_bytes() == b"bytes"
+
+
+def test_a_second_mount_at_the_same_place_is_refused(mount: Mount, tmp_path: Path) -> None:
+    second = Mount(tmp_path / "second")
+    second.point = mount.point
+    with pytest.raises(AssertionError, match="another vnafs is mounted there"):
+        second.start()
+    (mount.root / "f").write_bytes(b"still served")
+    assert second.process is not None
+    assert second.process.wait(20) != 0

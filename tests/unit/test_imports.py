@@ -17,6 +17,7 @@ ONLY_IN = {
     "azure": ("vnafs/targets/azure",),
     "pydicom": ("vnafs/content/",),
     "lmdb": ("vnafs/index/engines/",),
+    "numpy": ("vnafs/content/codecs.py",),
     "zstandard": ("vnafs/content/",),
     "fastcdc": ("vnafs/content/splitters/",),
     "rich": ("appliance/cli/",),

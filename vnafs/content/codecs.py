@@ -11,6 +11,7 @@ from __future__ import annotations
 import dataclasses
 import threading
 
+import numpy as np
 import zstandard
 
 from vnafs.content.source import Buffer
@@ -101,16 +102,18 @@ def inflate(stored: Buffer, raw_bytes: int) -> bytes:
 
 def shuffled(plain: bytes) -> bytes:
     """Bytes at even offsets, then those at odd ones: the high bytes of samples resemble each other."""
-    return plain[0::2] + plain[1::2]
+    view = np.frombuffer(plain, np.uint8)
+    return view[0::2].tobytes() + view[1::2].tobytes()
 
 
 def unshuffled(mixed: bytes) -> bytes:
     """The inverse of `shuffled`."""
     half = (len(mixed) + 1) // 2
-    plain = bytearray(len(mixed))
-    plain[0::2] = mixed[:half]
-    plain[1::2] = mixed[half:]
-    return bytes(plain)
+    view = np.frombuffer(mixed, np.uint8)
+    plain = np.empty(len(mixed), np.uint8)
+    plain[0::2] = view[:half]
+    plain[1::2] = view[half:]
+    return plain.tobytes()
 
 
 _NEVER_SAMPLES = (PieceKind.DICOM_HEADER, PieceKind.ENCAPSULATED)

@@ -41,6 +41,8 @@ ROOT_REPOSITORY = RepositoryId(0)
 
 
 NO_INODE = Inode(0)
+REAP_FILES_MAX = 256
+"""Removed in one go, so that nobody waits long for a turn."""
 
 
 class Watcher:
@@ -168,13 +170,13 @@ class Core:
         self.drops.append((self.engine.position, inode, version))
         if len(self.drops) > self.settings.drops_pending_max:
             self.engine.sync(self.engine.position)
-            self.reap()
+            self.reap(self.settings.drops_pending_max)
 
-    def reap(self) -> int:
-        """Remove local bytes whose end is synced; returns how many were dealt with."""
+    def reap(self, files_max: int = REAP_FILES_MAX) -> int:
+        """Remove local bytes whose end is synced, at most so many files; returns how many were dealt with."""
         synced = self.engine.synced
         done: list[tuple[Inode, Version]] = []
-        while self.drops and self.drops[0][0] <= synced:
+        while len(done) < files_max and self.drops and self.drops[0][0] <= synced:
             _, inode, version = self.drops.popleft()
             self.spool.remove(inode, version)
             self.faults.reach("tree.unlinked")

@@ -56,14 +56,14 @@ class Data:
         """
         core = self._core
         core.handles.check_room()
-        found = self._names.find(parent, name)
-        if found is not None:
-            if flags & os.O_EXCL:
-                raise AlreadyExists(what=f"that name in directory {parent}")
-            handle = self.open(found.inode, flags, caller)
-            return handle, core.attributes(found.inode, core.row(found.inode))
         mode = stat.S_IFREG | mode & _PERMISSIONS
-        inode, row, descriptor = self._names.make(parent, name, mode, caller, due=DUE_NEVER)
+        try:
+            inode, row, descriptor = self._names.make(parent, name, mode, caller, due=DUE_NEVER)
+        except AlreadyExists:
+            if flags & os.O_EXCL:
+                raise
+            inode = self._names.lookup(parent, name).inode
+            return self.open(inode, flags, caller), core.attributes(inode, core.row(inode))
         file = OpenFile(inode, mode)
         file.writing = descriptor
         core.handles.files[inode] = file
@@ -356,8 +356,9 @@ class Data:
         if size > core.settings.file_bytes_max:
             raise FileTooBig(limit_bytes=core.settings.file_bytes_max)
         file = core.handles.files.get(inode)
-        if (file is None or file.writing < 0) and size == row.size_bytes:
-            return
+        keeps_mode = caller.is_root or not row.mode & _SET_ID
+        if size == row.size_bytes and keeps_mode and (file is None or file.writing < 0):
+            return  # no need of a new version
         borrowed = file is None
         if file is None:
             file = OpenFile(inode, row.mode)

@@ -187,7 +187,8 @@ class Filesystem:
                 _LOG.error("tree.close_failed", extra={"inode": handle.file.inode, "why": str(error)})
         if core.failure is None:
             core.engine.sync(core.engine.position)
-            core.reap()
+            while core.reap():
+                pass
 
 
 __all__ = ["Filesystem", "Handle", "Statistics"]

@@ -96,7 +96,7 @@ class Tiering:
         if verdict is Verdict.DONE:
             core.faults.reach("evict.recorded")
             core.engine.sync(core.engine.position)
-            core.reap()
+            core.reap(core.settings.drops_pending_max)  # this one may be the last of many
             core.faults.reach("evict.removed")
             core.watcher.attributes_changed(inode)
         elif verdict is Verdict.CHANGED:
@@ -143,6 +143,9 @@ class Tiering:
         if not is_plain(found) or found.st_size != row.size_bytes or row.seal is None:
             raise Damaged(what=f"the recalled file for inode {inode} version {version}")
         core.drop_now(inode, version)
+        with core.change() as change:
+            # until the row says otherwise these bytes belong to nobody: a crash in between removes them
+            change.tx.put(keys.dropped(inode, version), b"")
         mark = core.spool.adopt(inode, version, staged, sync=True)
         core.faults.reach("recall.adopted")
         with core.change() as change:

@@ -33,6 +33,7 @@ from vnafs.fuse.errno import errno_of
 from vnafs.fuse.invalidation import Invalidations
 from vnafs.fuse.readiness import shortcut
 from vnafs.fuse.recaller import Recaller
+from vnafs.fuse.stale import clear_stale
 from vnafs.fuse.syncing import Syncing
 
 _LOG = logging.getLogger(__name__)
@@ -386,6 +387,7 @@ async def serve(
     syncing = Syncing(filesystem)
     engine = Pyfuse3Engine(filesystem, recaller, syncing, options)
     invalidations = Invalidations(pyfuse3.invalidate_inode, pyfuse3.invalidate_entry)
+    clear_stale(mountpoint)
     try:
         pyfuse3.init(engine, mountpoint, mount_options(options))
     except RuntimeError as error:
@@ -420,7 +422,8 @@ async def _reap(filesystem: Filesystem, syncing: Syncing, every_seconds: float) 
         await trio.sleep(every_seconds)
         if filesystem.drops_pending:
             await syncing.until(filesystem.engine.position)
-            filesystem.reap()
+            while filesystem.reap():
+                await trio.lowlevel.checkpoint()
 
 
 __all__ = ["MountOptions", "Pyfuse3Engine", "mount_options", "serve"]

@@ -24,7 +24,7 @@ NOT_QUEUED = Instant(-1)
 
 # state, flags, mode, uid, gid, nlink, size, blocks, four times, repository, parent, cookie, version, due
 _RECORD = RecordType("inode", {1: ">BBHIIIQQqqqqQQQIq"})
-_SEAL = struct.Struct(">32sQqq")
+_SEAL = struct.Struct(">32sqq")  # SHA-256, mtime and ctime of the fingerprint; its size is the row's
 _RDEV = struct.Struct(">Q")
 _HAS_XATTRS, _SEALED, _DEVICE = 1, 2, 4
 _STATES = (FileState.OPEN, *FileState)  # by number; no row has 0
@@ -78,16 +78,17 @@ class InodeRow(NamedTuple):
 
 
 _STATE_AT = InodeRow._fields.index("state")
+_SIZE_AT = InodeRow._fields.index("size_bytes") + 2  # after state and flags
 
 
 def encode(row: InodeRow) -> bytes:
-    """The record of one row; 101 bytes, 157 when sealed."""
+    """The record of one row; 101 bytes, 149 when sealed."""
     flags = int(row.has_xattrs)
     tail = b""
     if row.seal is not None:
         flags |= _SEALED
         mark = row.seal.fingerprint
-        tail = _SEAL.pack(row.seal.sha256, mark.size_bytes, mark.mtime_ns, mark.ctime_ns)
+        tail = _SEAL.pack(row.seal.sha256, mark.mtime_ns, mark.ctime_ns)
     elif row.rdev:
         flags |= _DEVICE
         tail = _RDEV.pack(row.rdev)
@@ -102,8 +103,8 @@ def decode(record: bytes) -> InodeRow:
     if flags:
         try:
             if flags & _SEALED:
-                sha256, size, mtime, ctime = _SEAL.unpack(tail)
-                seal = Seal(Sha256(sha256), Fingerprint(size, mtime, ctime))
+                sha256, mtime, ctime = _SEAL.unpack(tail)
+                seal = Seal(Sha256(sha256), Fingerprint(fields[_SIZE_AT], mtime, ctime))
             elif flags & _DEVICE:
                 (rdev,) = _RDEV.unpack(tail)
         except struct.error as error:

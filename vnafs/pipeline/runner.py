@@ -26,6 +26,7 @@ from vnafs.domain.ids import ContentNumber, Inode, PackNumber, RepositoryId, Tar
 from vnafs.domain.repositories import Repository
 from vnafs.index import contents, copies, packs, targets
 from vnafs.index.engine import Engine
+from vnafs.local.spool import sync_file_system
 from vnafs.pipeline.evict import Evictor, Watermarks, watermarks
 from vnafs.pipeline.held import copies_of_content
 from vnafs.pipeline.namespace import ANY_TIME, Described, Namespace
@@ -45,6 +46,8 @@ SEALED_SAY_SECONDS = 1.0
 DISK_LOOK_SECONDS = 2.0
 RETRY_SECONDS = 10.0
 CANDIDATES_MAX = 256
+TICK_NANOSECONDS = 20_000_000
+"""More than the coarsest kernel clock that files are stamped with (CONFIG_HZ=100)."""
 PROPOSALS_AT_ONCE_MAX = 32
 """How long the tree may be kept busy by one request."""
 PROPOSALS_MAX = 100_000
@@ -116,7 +119,7 @@ class Tiering:
         self._stopping = threading.Event()
         self._lock = threading.Lock()
         self._flights: dict[tuple[Inode, Version], _Flight] = {}
-        self._candidates: queue.Queue[Candidate | None] = queue.Queue(maxsize=CANDIDATES_MAX)
+        self._candidates: queue.Queue[tuple[Candidate, Instant] | None] = queue.Queue()
         self._proposals: collections.deque[Proposal] = collections.deque()
         self._proposed = threading.Condition()
         self._sweep_due = True
@@ -251,23 +254,30 @@ class Tiering:
                 self._sweep()
 
     def _dispatch(self, state: FileState, until: Instant) -> None:
+        found = self._fresh(state, until)
+        if not found:
+            return
+        # one sync for all of them; times of change are as coarse as the kernel's tick
+        synced = Instant(self._clock.now() - TICK_NANOSECONDS)
+        sync_file_system(self._settings.spool_folder)
+        for candidate in found:
+            with self._lock:
+                self._flights[candidate.inode, candidate.version] = _Flight(self._clock.monotonic())
+            self._candidates.put((candidate, synced))
+
+    def _fresh(self, state: FileState, until: Instant) -> list[Candidate]:
+        """Versions that are due and not in hand, as many as there is room for: the next look finds the others."""
+        room = CANDIDATES_MAX - self._candidates.qsize()
+        found: list[Candidate] = []
         after: Candidate | None = None
-        while batch := self._namespace.waiting(state, until=until, limit=CANDIDATES_MAX, after=after):
-            for candidate in batch:
-                after = candidate
-                key = (candidate.inode, candidate.version)
-                with self._lock:
-                    if key in self._flights:
-                        continue
-                    self._flights[key] = _Flight(self._clock.monotonic())
-                while True:
-                    try:
-                        self._candidates.put(candidate, timeout=LOOK_SECONDS)
-                        break
-                    except queue.Full:
-                        self.packer.close_aged()
-                        if self._stopping.is_set():
-                            return
+        while len(found) < room:
+            batch = self._namespace.waiting(state, until=until, limit=CANDIDATES_MAX, after=after)
+            with self._lock:
+                found += [c for c in batch if (c.inode, c.version) not in self._flights]
+            if len(batch) < CANDIDATES_MAX:
+                break
+            after = batch[-1]
+        return found[:room]
 
     def _room_for_packs(self) -> bool:
         """Whether packs that wait for targets leave room for more."""
@@ -333,11 +343,12 @@ class Tiering:
     # -- sealing -----------------------------------------------------------------------------------------------
 
     def _work(self) -> None:
-        while (candidate := self._candidates.get()) is not None:
+        while (found := self._candidates.get()) is not None:
             if self._stopping.is_set():
                 return
+            candidate, synced = found
             try:
-                later = self._seal(candidate)
+                later = self._seal(candidate, synced)
             except (NoSpace, NotYet, DaemonUnreachable) as problem:
                 log.warning("seal.later", extra={"inode": candidate.inode, "why": str(problem)})
                 later = Later(str(problem), self._soon())
@@ -349,7 +360,7 @@ class Tiering:
                 if isinstance(later, Later):
                     self._postpone(candidate, later.due)
 
-    def _seal(self, candidate: Candidate) -> Later | Gone | None:
+    def _seal(self, candidate: Candidate, synced: Instant) -> Later | Gone | None:
         """None when the version is in hand of the packer."""
         try:
             described = self._namespace.described(candidate.inode)
@@ -361,6 +372,7 @@ class Tiering:
             described.facts,
             self._local_path(candidate.inode, candidate.version),
             quiet_seconds=self._settings.quiet_seconds,
+            synced=synced,
             clock=self._clock,
             faults=self._faults,
         ) as sealing:

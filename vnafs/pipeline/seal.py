@@ -86,9 +86,19 @@ class Reading:
 
 @contextlib.contextmanager
 def reading(
-    candidate: Candidate, facts: FileFacts, local_path: str, *, quiet_seconds: float, clock: Clock, faults: Faults
+    candidate: Candidate,
+    facts: FileFacts,
+    local_path: str,
+    *,
+    quiet_seconds: float,
+    synced: Instant,
+    clock: Clock,
+    faults: Faults,
 ) -> Iterator[Reading | Later | Gone]:
-    """Begin to seal one version; yields a Reading when its bytes may be read now."""
+    """Begin to seal one version; yields a Reading when its bytes may be read now.
+
+    What was written before *synced* is known to be on stable storage.
+    """
     if facts.version != candidate.version or facts.state is not candidate.state:
         yield Gone()
         return
@@ -104,7 +114,6 @@ def reading(
         yield Later("local bytes are elsewhere", soon)
         return
     try:
-        os.fdatasync(descriptor)
         if not leasable(descriptor):
             yield Later("mapped or open for writing", soon)
             return
@@ -113,6 +122,8 @@ def reading(
         if 0 <= now - touched < quiet_seconds * NANOSECONDS:
             yield Later("not quiet yet", Instant(touched + int(quiet_seconds * NANOSECONDS)))
             return
+        if touched >= synced:
+            os.fdatasync(descriptor)
         faults.reach("seal.leased")
         yield Reading(candidate, facts, descriptor, faults)
     finally:

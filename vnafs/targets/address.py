@@ -181,11 +181,9 @@ def _without_secrets(url: str) -> str:
     """*url* as a message may show it: nothing of what might be a user, a password or a token."""
     shown, question, query = url.partition("?")
     shown = re.sub(r"//[^/]*@", "//…@", shown)
-    if (
-        re.search(r"@", query)
-        or {option.lower() for option, _ in parse_qsl(query, keep_blank_values=True)} & _SECRET_KEYS
-    ):
-        query = "…"
+    for option, value in parse_qsl(query, keep_blank_values=True):
+        if option.lower() in _SECRET_KEYS or "@" in value or "?" in value:
+            return shown + question + "…"
     return shown + question + query
 
 

@@ -5,7 +5,8 @@ one small pool of threads for parts. Never retries by itself (`retrying` does). 
 or the completion of its upload has succeeded, and durable then, as S3 promises.
 
 What the server can do is probed, not assumed: SHA-256 (x-amz-checksum-sha256) is sent, and believed, only where a
-wrong one was seen refused; elsewhere Content-MD5 guards the transfer. Bodies are signed with their SHA-256 as well.
+wrong one was seen refused; elsewhere Content-MD5 guards the transfer. Either header is part of the signature, so the
+body itself is not signed: that would be one more pass over every byte, here and there.
 """
 
 from __future__ import annotations
@@ -37,6 +38,7 @@ from vnafs.targets.names import checked, is_object_name
 from vnafs.targets.parts import all_or_first_failure, cut
 from vnafs.targets.port import Body
 from vnafs.targets.s3_errors import code_of, is_taken, status_of, translate
+from vnafs.targets.s3_probe import S3Probe
 
 _log = logging.getLogger(__name__)
 _T = TypeVar("_T")
@@ -61,7 +63,7 @@ class S3Target:
         self._name = name
         self._clock = clock
         self._limits = limits
-        self.bucket = address.bucket
+        self._bucket = address.bucket
         self._prefix = f"{address.prefix}/" if address.prefix else ""
         self._client = _client(address, credentials, limits)
         self._parts = concurrent.futures.ThreadPoolExecutor(limits.parts_in_flight_max, f"{name}-parts")
@@ -75,16 +77,14 @@ class S3Target:
 
     def probe(self) -> Capabilities:
         """See Target. Also aborts uploads below the target's prefix that have been unfinished for a day."""
-        from vnafs.targets.s3_probe import S3Probe  # noqa: PLC0415  # the probe builds on this module
-
-        known = S3Probe(self).capabilities(self._clock)
+        known = S3Probe(self._name, self._client, self._bucket, self._prefix).capabilities(self._clock)
         self._known = known
         return known
 
     def put(self, name: ObjectName, body: Body) -> Evidence:
         """See Target."""
         known = self._capabilities()
-        key = self.key(checked(name))
+        key = self._key(checked(name))
         single = body.size_bytes <= self._limits.single_put_bytes_max
         exclusive = known.exclusive_create if single else known.exclusive_create_multipart
         # Parts are sent before the server looks at the name: ask first. A plain put is refused by its headers alone.
@@ -107,13 +107,13 @@ class S3Target:
 
     def get(self, name: ObjectName, span: Span = WHOLE) -> Iterator[bytes]:
         """See Target."""
-        key = self.key(checked(name))
+        key = self._key(checked(name))
         if span.length == 0:
             self.evidence(name)
             return
         ranged = {} if span == WHOLE else {"Range": f"bytes={span.offset}-{'' if span.stop is None else span.stop - 1}"}
         try:
-            answer = self._client.get_object(Bucket=self.bucket, Key=key, **ranged)
+            answer = self._client.get_object(Bucket=self._bucket, Key=key, **ranged)
         except (ClientError, BotoCoreError) as error:
             if isinstance(error, ClientError):
                 if status_of(error) == 416:
@@ -133,10 +133,10 @@ class S3Target:
 
     def evidence(self, name: ObjectName) -> Evidence:
         """See Target."""
-        head = self._head(self.key(checked(name)))
+        head = self._head(self._key(checked(name)))
         if head is None:
             # HEAD cannot tell a missing object from a missing bucket, and that must not look like a lost copy.
-            self.call("looking for the bucket", self._client.head_bucket, Bucket=self.bucket)
+            self._call("looking for the bucket", self._client.head_bucket, Bucket=self._bucket)
             raise ObjectMissing(target=self._name, name=name)
         return self._evidence(head)
 
@@ -144,8 +144,8 @@ class S3Target:
         """See Target. Objects that cannot be ours, such as a console's folder markers, are left out."""
         more: dict[str, str] = {}
         while True:
-            page = self.call(
-                "listing", self._client.list_objects_v2, Bucket=self.bucket, Prefix=self._prefix + prefix, **more
+            page = self._call(
+                "listing", self._client.list_objects_v2, Bucket=self._bucket, Prefix=self._prefix + prefix, **more
             )
             for row in page.get("Contents", []):
                 name = str(row["Key"])[len(self._prefix) :]
@@ -157,30 +157,12 @@ class S3Target:
 
     def delete(self, name: ObjectName) -> None:
         """See Target."""
-        self.call("deleting an object", self._client.delete_object, Bucket=self.bucket, Key=self.key(checked(name)))
+        self._call("deleting an object", self._client.delete_object, Bucket=self._bucket, Key=self._key(checked(name)))
 
     def close(self) -> None:
         """See Target."""
         self._parts.shutdown(wait=True, cancel_futures=True)
         self._client.close()
-
-    # -- for the probe --------------------------------------------------------------------------------------
-
-    @property
-    def client(self) -> Any:
-        """The boto3 client."""
-        return self._client
-
-    def key(self, name: str) -> str:
-        """The object key of *name* in the bucket."""
-        return self._prefix + name
-
-    def call(self, doing: str, operation: Callable[..., _T], **parameters: Any) -> _T:
-        """One request; errors as the port promises them."""
-        try:
-            return operation(**parameters)
-        except (ClientError, BotoCoreError) as error:
-            raise translate(error, self._name, doing, self._clock) from error
 
     # -- putting --------------------------------------------------------------------------------------------
 
@@ -200,12 +182,12 @@ class S3Target:
             else:
                 guard = {"ContentMD5": _base64(_digest(reader, "md5"))}
             with _own_failures(reader):
-                answer = self._client.put_object(Bucket=self.bucket, Key=key, Body=reader, **guard, **conditions)
+                answer = self._client.put_object(Bucket=self._bucket, Key=key, Body=reader, **guard, **conditions)
         return str(answer.get("ETag", ""))
 
     def _put_parts(self, key: str, body: Body, known: Capabilities, conditions: Mapping[str, str]) -> str:
         algorithm = {"ChecksumAlgorithm": "SHA256"} if known.checksum_sha256 else {}
-        upload = {"Bucket": self.bucket, "Key": key}
+        upload = {"Bucket": self._bucket, "Key": key}
         upload["UploadId"] = self._client.create_multipart_upload(**upload, **algorithm)["UploadId"]
         done = False
         try:
@@ -254,7 +236,7 @@ class S3Target:
     def _head(self, key: str) -> Mapping[str, Any] | None:
         """The object's headers; None when there is no object or no bucket."""
         try:
-            head: Mapping[str, Any] = self._client.head_object(Bucket=self.bucket, Key=key, ChecksumMode="ENABLED")
+            head: Mapping[str, Any] = self._client.head_object(Bucket=self._bucket, Key=key, ChecksumMode="ENABLED")
         except ClientError as error:
             if status_of(error) == 404:
                 return None
@@ -282,6 +264,16 @@ class S3Target:
         sha256 = Sha256(base64.b64decode(text)) if believed and whole and text else None
         return Evidence(int(head["ContentLength"]), sha256, etag)
 
+    def _key(self, name: str) -> str:
+        return self._prefix + name
+
+    def _call(self, doing: str, operation: Callable[..., _T], **parameters: Any) -> _T:
+        """One request; errors as the port promises them."""
+        try:
+            return operation(**parameters)
+        except (ClientError, BotoCoreError) as error:
+            raise translate(error, self._name, doing, self._clock) from error
+
     def _blocks(self, stream: Any, name: ObjectName, expected: int) -> Iterator[bytes]:
         at = 0
         while at < expected:
@@ -308,7 +300,7 @@ def _client(address: S3Address, credentials: S3Credentials, limits: Limits) -> A
         read_timeout=limits.read_seconds_max,
         max_pool_connections=limits.requests_max + limits.parts_in_flight_max,
         retries={"total_max_attempts": 1, "mode": "standard"},
-        s3={"addressing_style": "path" if reach.endpoint else "auto", "payload_signing_enabled": True},
+        s3={"addressing_style": "path" if reach.endpoint else "auto", "payload_signing_enabled": False},
         request_checksum_calculation="when_required",
         response_checksum_validation="when_required",
         ignore_configured_endpoint_urls=True,

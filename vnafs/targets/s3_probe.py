@@ -18,7 +18,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 from vnafs.domain.clock import NANOSECONDS, Clock
 from vnafs.domain.copies import Capabilities
 from vnafs.domain.errors import TargetRefused, TargetUnavailable
-from vnafs.targets.s3 import S3Target
+from vnafs.domain.ids import TargetName
 from vnafs.targets.s3_errors import code_of, status_of, translate
 
 _log = logging.getLogger(__name__)
@@ -29,12 +29,14 @@ _UNKNOWN = frozenset({400, 403, 404, 405, 409, 501})
 
 
 class S3Probe:
-    """One probe of one target."""
+    """One probe of one target; *client* is its boto3 client, *prefix* ends with a slash or is empty."""
 
-    def __init__(self, target: S3Target) -> None:
-        self._target = target
-        self._client = target.client
-        self._directory = f"probe/{os.urandom(8).hex()}"
+    def __init__(self, name: TargetName, client: Any, bucket: str, prefix: str) -> None:
+        self._name = name
+        self._client = client
+        self._bucket = bucket
+        self._prefix = prefix
+        self._directory = f"{prefix}probe/{os.urandom(8).hex()}"
         self._keys: list[str] = []
         self._data = os.urandom(1024)
 
@@ -56,25 +58,25 @@ class S3Probe:
                 list_consistent=self._lists(plain),
             )
         except (ClientError, BotoCoreError) as error:
-            raise translate(error, self._target.name, "probing", clock) from error
+            raise translate(error, self._name, "probing", clock) from error
         finally:
             self._clean()
         self._abort_stale_uploads(clock)
         return found
 
     def _key(self, leaf: str) -> str:
-        key = self._target.key(f"{self._directory}/{leaf}")
+        key = f"{self._directory}/{leaf}"
         if key not in self._keys:
             self._keys.append(key)
         return key
 
     def _put(self, key: str, **extra: str) -> None:
-        self._client.put_object(Bucket=self._target.bucket, Key=key, Body=self._data, **extra)
+        self._client.put_object(Bucket=self._bucket, Key=key, Body=self._data, **extra)
 
     def _read_back(self, key: str) -> None:
-        answer = self._client.get_object(Bucket=self._target.bucket, Key=key, Range="bytes=1-")
+        answer = self._client.get_object(Bucket=self._bucket, Key=key, Range="bytes=1-")
         if answer["Body"].read() != self._data[1:]:
-            raise TargetRefused(target=self._target.name, why="probing: it gives back other bytes than it was given")
+            raise TargetRefused(target=self._name, why="probing: it gives back other bytes than it was given")
 
     def _refused(self, key: str, *statuses: int, **extra: str) -> bool:
         """Whether a put is answered with one of *statuses*; other errors but "not implemented" are raised."""
@@ -102,7 +104,7 @@ class S3Probe:
         key = self._key("sha256-right")
         if self._refused(key, 400, ChecksumAlgorithm="SHA256", ChecksumSHA256=right):
             return False
-        head = self._client.head_object(Bucket=self._target.bucket, Key=key, ChecksumMode="ENABLED")
+        head = self._client.head_object(Bucket=self._bucket, Key=key, ChecksumMode="ENABLED")
         return bool(head.get("ChecksumSHA256") == right)
 
     def _checks_md5(self) -> bool:
@@ -114,7 +116,7 @@ class S3Probe:
 
     def _completes(self, leaf: str, conditions: dict[str, str]) -> bool:
         """Whether an upload in parts to *leaf* becomes an object."""
-        upload: dict[str, Any] = {"Bucket": self._target.bucket, "Key": self._key(leaf)}
+        upload: dict[str, Any] = {"Bucket": self._bucket, "Key": self._key(leaf)}
         completed = False
         try:
             upload["UploadId"] = self._client.create_multipart_upload(**upload)["UploadId"]
@@ -134,7 +136,7 @@ class S3Probe:
     def _setting(self, operation: str) -> dict[str, Any]:
         """One read-only fact about the bucket; empty when it is unknown, unset or not ours to ask."""
         try:
-            answer: dict[str, Any] = getattr(self._client, operation)(Bucket=self._target.bucket)
+            answer: dict[str, Any] = getattr(self._client, operation)(Bucket=self._bucket)
         except ClientError as error:
             if status_of(error) not in _UNKNOWN:
                 raise
@@ -146,23 +148,23 @@ class S3Probe:
         return bool(lock.get("ObjectLockEnabled") == "Enabled")
 
     def _lists(self, key: str) -> bool:
-        page = self._client.list_objects_v2(Bucket=self._target.bucket, Prefix=self._target.key(self._directory))
+        page = self._client.list_objects_v2(Bucket=self._bucket, Prefix=self._directory)
         return key in {row["Key"] for row in page.get("Contents", [])}
 
     def _clean(self) -> None:
         """A key without the right to delete, as a careful site gives it, leaves a few kilobytes behind."""
         for key in self._keys:
             try:
-                self._client.delete_object(Bucket=self._target.bucket, Key=key)
+                self._client.delete_object(Bucket=self._bucket, Key=key)
             except (ClientError, BotoCoreError) as error:
                 why = code_of(error) if isinstance(error, ClientError) else type(error).__name__
-                _log.info("target_probe_left_behind", extra={"target": self._target.name, "why": why})
+                _log.info("target_probe_left_behind", extra={"target": self._name, "why": why})
                 return
 
     def _abort_stale_uploads(self, clock: Clock) -> None:
         """Unfinished uploads of processes that died cost money and never show in a listing."""
         now = dt.datetime.fromtimestamp(clock.now() / NANOSECONDS, dt.UTC)
-        bucket, prefix, count = self._target.bucket, self._target.key(""), 0
+        bucket, prefix, count = self._bucket, self._prefix, 0
         try:
             for page in self._client.get_paginator("list_multipart_uploads").paginate(Bucket=bucket, Prefix=prefix):
                 for upload in page.get("Uploads", []):
@@ -173,11 +175,9 @@ class S3Probe:
                         count += 1
         except ClientError as error:
             if status_of(error) not in _UNKNOWN:
-                raise translate(error, self._target.name, "aborting old uploads", clock) from error
-            _log.info("target_uploads_not_listed", extra={"target": self._target.name, "why": code_of(error)})
+                raise translate(error, self._name, "aborting old uploads", clock) from error
+            _log.info("target_uploads_not_listed", extra={"target": self._name, "why": code_of(error)})
         except BotoCoreError as error:
-            raise TargetUnavailable(
-                target=self._target.name, why=f"aborting old uploads: {type(error).__name__}"
-            ) from error
+            raise TargetUnavailable(target=self._name, why=f"aborting old uploads: {type(error).__name__}") from error
         if count:
-            _log.info("target_uploads_aborted", extra={"target": self._target.name, "count": count})
+            _log.info("target_uploads_aborted", extra={"target": self._name, "count": count})

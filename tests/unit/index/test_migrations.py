@@ -18,15 +18,12 @@ START = Migration(1, "the first schema", lambda _tx: True)
 
 
 def upper(tx: Transaction) -> bool:
-    """Ten rows at a time: values in capitals; stops after each row when a test wants it to crash."""
-    where = resume(tx) or b"row"
-    done = 0
-    for key, value in tx.scan(where, b"rox"):
+    """Ten rows at a time."""
+    for done, (key, value) in enumerate(tx.scan(resume(tx) or b"row", b"rox")):
         if done == 10:
             set_resume(tx, key)
             return False
         tx.put(key, value + b"!")
-        done += 1
     return True
 
 

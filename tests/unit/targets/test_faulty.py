@@ -36,11 +36,10 @@ def test_lies_are_told_and_verify_is_not_fooled(faulty: FaultyTarget, fault: Fau
 
 def test_a_cut_gives_exactly_so_many_bytes_and_then_breaks(faulty: FaultyTarget) -> None:
     faulty.script(Fault(cut_at=1_500_000))
-    came = b""
+    came: list[bytes] = []
     with pytest.raises(TargetUnavailable):
-        for block in faulty.get(A):
-            came += block
-    assert came == BODY.data[:1_500_000]
+        came.extend(faulty.get(A))
+    assert b"".join(came) == BODY.data[:1_500_000]
 
 
 def test_a_stale_listing_lacks_the_last_names(faulty: FaultyTarget) -> None:

@@ -32,7 +32,11 @@ _log = logging.getLogger(__name__)
 _MARK_KEY = b"\0mark"
 _MARK = struct.Struct(">QQ")
 _READERS_MAX = 1024
+_READER_CHECK_COMMITS = 1024
+"""So often the places of readers that died are freed: a dead one keeps old pages from being used again."""
 _GROW_WAIT_SECONDS = 10.0
+_PAGES_A_ROW_MAX = 4
+"""A changed row rewrites its leaf and the branches above it, of which few are not shared with other rows."""
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 
 Reading: TypeAlias = "lmdb.Transaction[bytes]"
@@ -75,6 +79,7 @@ class Environment:
         self._reserve_bytes = reserve_bytes
         self._read_only = read_only
         self._committing = threading.Lock()
+        self._commits = 0
         self._readers = 0
         self._growing = threading.Condition()
         try:
@@ -191,18 +196,37 @@ class Environment:
         be written again by this process.
         """
         with self._committing:
+            count = size_bytes = 0
             try:
                 with self._lmdb.begin(write=True) as tx:
                     put, delete = tx.put, tx.delete
                     for key, value in rows:
+                        count += 1
                         if value is None:
                             delete(key)
                         else:
                             put(key, value)
+                            size_bytes += len(value)
                     put(_MARK_KEY, _MARK.pack(mark.epoch, mark.sequence))
             except lmdb.Error as error:
+                if error.code == errno.EIO and self._may_be_full(count, size_bytes):
+                    raise NoSpace(why="the disk is full (writing the index)") from error
                 raise translated(error, "writing the index", self._path) from error
+            self._commits += 1
+            if self._commits % _READER_CHECK_COMMITS == 0:
+                with contextlib.suppress(lmdb.Error):  # a missed round costs pages, the next one frees them
+                    self._lmdb.reader_check()
             self._reserve()
+
+    def _may_be_full(self, rows: int, size_bytes: int) -> bool:
+        """Whether an I/O error of a commit may have been want of space: LMDB 0.9 calls a short write EIO too.
+
+        To take a real error for a full disk is safe here: a commit that is tried again begins at the last good
+        one and writes all its pages anew, whatever the kernel dropped. (A log cannot do that, and does not.)
+        """
+        state = os.fstatvfs(self._data)
+        needed = 2 * size_bytes + rows * _PAGES_A_ROW_MAX * 4096 + (1 << 20)
+        return state.f_bavail * state.f_frsize < needed
 
     def _reserve(self) -> None:
         """Keep some disk space ahead of LMDB, so that a full disk does not at once stop what makes room again."""
@@ -218,11 +242,6 @@ class Environment:
             _log.warning("index reserve not allocated", extra={"errno": error.errno, "wanted_bytes": wanted})
         else:
             self._allocated_bytes = wanted
-
-    def check_readers(self) -> None:
-        """Free the places of readers that died, which would keep old pages from being used again."""
-        with contextlib.suppress(lmdb.Error):  # a missed round costs pages, the next one frees them
-            self._lmdb.reader_check()
 
     def close(self) -> None:
         """Let go; ends every view."""

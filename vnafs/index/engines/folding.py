@@ -30,7 +30,6 @@ from vnafs.index.engines.overlay import Generation
 
 _log = logging.getLogger(__name__)
 
-_READER_CHECK_SECONDS = 60.0
 _REPLAY_RECORDS = 4096
 """Records folded at once at start: bounds the memory and the space that recovery needs."""
 
@@ -281,12 +280,8 @@ class Folding:
 
     def _run(self) -> None:
         try:
-            checked = time.monotonic()
             while self._next_work():
                 self._fold_once()
-                if time.monotonic() - checked >= _READER_CHECK_SECONDS:
-                    checked = time.monotonic()
-                    self._environment.check_readers()
         except BaseException as error:
             # Whatever it was, nothing folds any more: say so to everybody instead of filling the log in silence.
             _log.exception("index committer stopped")
@@ -379,4 +374,6 @@ class Folding:
                 self._closing = True
                 self._work.notify_all()
             self._committer.join()
-            self._log.close()
+            with self._state:
+                self._done.wait_for(lambda: not self._syncing)
+                self._log.close()

@@ -268,13 +268,17 @@ def open_log(path: str, segment_bytes: int) -> Log:
 
 
 def _make_segment(full: str, segment_bytes: int) -> None:
-    descriptor = os.open(full + ".new", os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+    unfinished = full + ".new"
+    descriptor = os.open(unfinished, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
     try:
         left = segment_bytes
         zeros = bytes(min(_ZEROS_BYTES, left))
         while left:
             left -= os.write(descriptor, zeros[:left])
         os.fsync(descriptor)
+        os.rename(unfinished, full)
+    except OSError:
+        os.unlink(unfinished)  # on a full disk it is in the way of what could make room
+        raise
     finally:
         os.close(descriptor)
-    os.rename(full + ".new", full)
