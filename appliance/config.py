@@ -41,13 +41,11 @@ class SpoolSettings:
     """[spool]: the local disk."""
 
     high_watermark_percent: float = 80.0
-    """Above this share of the disk (or of bytes_max), replicated files lose their local bytes, oldest first."""
+    """Above this share of the disk, replicated files lose their local bytes, oldest first."""
     low_watermark_percent: float = 70.0
     """Eviction stops here."""
     reserve_bytes: int = 512 * MEBIBYTE
     """Writers get ENOSPC while less than this is free, so that index, log and packs can always go on."""
-    bytes_max: int = 0
-    """Local bytes to keep at most, 0 for the size of the disk."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -215,6 +213,8 @@ def _targets(table: _Table) -> list[TargetSettings]:
             section.fail("name", target.name, "is used twice", "Give each target its own name")
         if target.transfers_max < 1:
             section.fail("transfers_max", target.transfers_max, "is less than one", "Write 1 or more")
+        if target.url in {other.url for other in found}:
+            section.fail("url", target.url, "is used twice", "One place is one copy: give each target its own")
         found.append(target)
     return found
 
@@ -235,6 +235,11 @@ def _check(configuration: Configuration, table: _Table) -> None:
         table.fail("packs.compression_level", packs.compression_level, "is not 1 to 19", "1 is fast, 3 a bit smaller")
     if packs.workers < 1:
         table.fail("packs.workers", packs.workers, "is less than one", "Write the number of processors")
+    for number, target in enumerate(configuration.targets):
+        place = target.url.removeprefix("file://")
+        for folder in (configuration.mount, configuration.archive) if place != target.url else ():
+            if os.path.commonpath([folder, os.path.normpath(place)]) == folder:
+                table.fail(f"target[{number}].url", target.url, f"lies inside {folder}", "Name a folder outside of it")
     inside = os.path.commonpath([configuration.mount, configuration.archive])
     if inside in {configuration.mount, configuration.archive}:
         table.fail(

@@ -1,15 +1,12 @@
-"""The only place that runs other programs: what the kernel or the system must be asked through a command."""
+"""What only the system around an archive knows. Later rooms that must run commands run them here."""
 
 from __future__ import annotations
 
-import errno
+import contextlib
 import os
-import shutil
-import subprocess
+import resource
 
 from vnafs.domain.errors import Refused
-
-COMMAND_SECONDS_MAX = 20.0
 
 
 def boot_id() -> str:
@@ -21,40 +18,17 @@ def boot_id() -> str:
         return ""
 
 
-def prepare_mount_point(path: str) -> None:
-    """Make the directory, and clear away a mount whose server died. Raises Refused."""
+def raise_open_files() -> int:
+    """Lift the soft limit of open files to the hard one (getrlimit(2)); what it is now."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    return hard
+
+
+def make_mount_point(path: str) -> None:
+    """Make the directory to mount on, unless something is there, be it a mount whose server died. Raises Refused."""
     try:
-        os.makedirs(path, mode=0o755, exist_ok=True)
-        os.stat(path)
-    except FileExistsError:
-        raise Refused(what=f"Mounting at {path}", why="it is not a directory") from None
+        with contextlib.suppress(FileExistsError):
+            os.makedirs(path, mode=0o755)
     except OSError as problem:
-        if problem.errno not in {errno.ENOTCONN, errno.EIO, errno.ECONNABORTED}:
-            raise Refused(what=f"Mounting at {path}", why=str(problem)) from problem
-        detach(path)
-    if os.path.ismount(path) and _is_ours(path):
-        detach(path)
-    if os.path.ismount(path):
-        raise Refused(what=f"Mounting at {path}", why="something else is mounted there")
-
-
-def detach(path: str) -> None:
-    """Take a FUSE mount out of the tree at once, whoever still uses it. Raises Refused."""
-    command = ["umount", "-l", path] if os.geteuid() == 0 else [_fusermount(), "-u", "-z", path]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=COMMAND_SECONDS_MAX, check=False)  # noqa: S603 - fixed words and the configured path
-    if done.returncode:
-        raise Refused(what=f"Detaching {path}", why=done.stderr.strip())
-
-
-def _fusermount() -> str:
-    found = shutil.which("fusermount3")
-    if found is None:
-        raise Refused(what="Unmounting", why="fusermount3 is missing; install the package fuse3")
-    return found
-
-
-def _is_ours(path: str) -> bool:
-    """Whether a vnafs mount is there: only one process serves an archive, so it is what a dead one left."""
-    wanted = os.fsencode(path).replace(b" ", b"\\040")
-    with open("/proc/self/mounts", "rb") as mounts:
-        return any(line.split(b" ")[1:3] == [wanted, b"fuse.vnafs"] for line in mounts)
+        raise Refused(what=f"Making the mount point {path}", why=str(problem)) from problem

@@ -23,7 +23,7 @@ from vnafs.domain.faults import Faults
 from vnafs.fs.filesystem import Filesystem
 from vnafs.fs.settings import Settings
 from vnafs.fs.xattrs import CopiesOf
-from vnafs.index import meta
+from vnafs.index import keys, meta
 from vnafs.index.engine import Engine
 from vnafs.index.engines.lmdb import LmdbEngine
 from vnafs.index.engines.log import LogSettings
@@ -71,7 +71,7 @@ def make(archive: str) -> None:
 def open_namespace(archive: str, *, faults: Faults | None = None, log: LogSettings | None = None) -> LmdbEngine:
     """Mount's index, for its sole writer. Raises ArchiveBusy, FormatUnknown, IndexBroken."""
     path = folder(archive, "namespace")
-    engine = LmdbEngine(path, log=log or LogSettings(), faults=faults)
+    engine = LmdbEngine(path, log=log or LogSettings(), faults=faults, tables=keys.NAMESPACE_TABLES)
     _migrate(engine, NAMESPACE_MIGRATIONS, path)
     return engine
 
@@ -79,7 +79,7 @@ def open_namespace(archive: str, *, faults: Faults | None = None, log: LogSettin
 def open_store(archive: str, *, faults: Faults | None = None) -> LmdbEngine:
     """Tierd's index, for its sole writer. Raises ArchiveBusy, FormatUnknown, IndexBroken."""
     path = folder(archive, "store")
-    engine = LmdbEngine(path, faults=faults)
+    engine = LmdbEngine(path, faults=faults, tables=keys.STORE_TABLES)
     _migrate(engine, STORE_MIGRATIONS, path)
     return engine
 
@@ -94,12 +94,12 @@ def _migrate(engine: Engine, migrations: tuple[Migration, ...], path: str) -> No
 
 def read_namespace(archive: str) -> LmdbEngine:
     """Mount's index for everyone else: what is folded, read-only. Raises NotYet before mount ever ran."""
-    return LmdbEngine(folder(archive, "namespace"), read_only=True)
+    return LmdbEngine(folder(archive, "namespace"), read_only=True, tables=keys.NAMESPACE_TABLES)
 
 
 def read_store(archive: str) -> LmdbEngine:
     """Tierd's index for everyone else. Raises NotYet before tierd ever ran."""
-    return LmdbEngine(folder(archive, "store"), read_only=True)
+    return LmdbEngine(folder(archive, "store"), read_only=True, tables=keys.STORE_TABLES)
 
 
 def archive_id(engine: Engine, archive: str) -> bytes:

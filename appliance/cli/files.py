@@ -35,6 +35,8 @@ def status(args: argparse.Namespace, asking: Asking) -> int:
         )
         oldest = answer["oldest_unprotected_seconds"]
         say(f"oldest bytes without enough verified copies: {shown.age(oldest) if oldest else 'none'}")
+        if oldest > asking.configuration.file_system.unprotected_seconds_max:
+            say("WARNING: bytes are unprotected for longer than file_system.unprotected_seconds_max; see `vna lost`")
         if answer["stalled"]:
             say(f"waiting: {answer['stalled']}")
         if answer["failure"]:

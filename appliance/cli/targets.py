@@ -82,7 +82,7 @@ def remove(args: argparse.Namespace, asking: Asking) -> int:
     configuration = asking.configuration
     if all(target.name != args.name for target in configuration.targets):
         raise NotFound(what=f"Target {args.name}")
-    asking.tierd().call("targets.removable", name=args.name)
+    asking.tierd().call("targets.retire", name=args.name)
     document = _read(configuration)
     kept = tomlkit.aot()
     for table in document["target"].unwrap():

@@ -51,6 +51,11 @@ class ControlClient:
                     break
                 if on_event is not None:
                     on_event(message["event"])
+        except TimeoutError as problem:
+            self.close()  # it may still be at work: asking again would do the work twice
+            raise DaemonUnreachable(
+                daemon=self._daemon, socket=self._path, why=f"no answer within {self._timeout_seconds} s"
+            ) from problem
         except OSError as problem:
             self.close()
             raise _Broken(str(problem)) from problem

@@ -13,6 +13,7 @@ import os
 import socket
 import struct
 import threading
+import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -21,7 +22,8 @@ from vnafs.domain.errors import ArchiveBusy, RequestInvalid, VnaError
 
 log = logging.getLogger(__name__)
 
-CONNECTIONS_MAX = 128
+CONNECTIONS_MAX = 256
+ACCEPT_AGAIN_SECONDS = 0.1
 Emit = Callable[[Mapping[str, Any]], None]
 """Sends one event line to whoever asked."""
 
@@ -60,8 +62,14 @@ class ControlServer:
             self._places.acquire()
             try:
                 connection, _ = self._socket.accept()
-            except OSError:
-                return  # closed
+            except OSError as problem:
+                self._places.release()
+                if self._closed:
+                    return
+                # out of descriptors, most likely: it passes
+                log.warning("control.accept_failed", extra={"why": str(problem)})
+                time.sleep(ACCEPT_AGAIN_SECONDS)
+                continue
             if not _same_user(connection):
                 connection.close()
                 self._places.release()

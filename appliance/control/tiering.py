@@ -13,9 +13,9 @@ from appliance.control import wire
 from appliance.control.server import Emit, Method
 from vnafs.domain.clock import NANOSECONDS, Clock, Instant
 from vnafs.domain.copies import CopyState
-from vnafs.domain.errors import Damaged, NotFound, Refused, TargetError
+from vnafs.domain.errors import Damaged, NotFound, TargetError
 from vnafs.domain.files import Candidate, FileState
-from vnafs.domain.ids import Inode, PackNumber, Version, pack_object_name
+from vnafs.domain.ids import Inode, PackNumber, TargetName, Version, pack_object_name
 from vnafs.index import contents, copies, packs, targets
 from vnafs.index.engine import Engine
 from vnafs.pipeline.namespace import Namespace
@@ -60,7 +60,7 @@ class TieringControl:
             Method("targets.reload", self.reload, role="administrator", audit="targets:configuration:reloaded"),
             Method("targets.status", self.targets, role="viewer"),
             Method("targets.test", self.test, role="administrator", audit="targets:target:tested"),
-            Method("targets.removable", self.removable, role="administrator"),
+            Method("targets.retire", self.retire, role="administrator", audit="targets:target:retired"),
         ]
 
     # -- how it goes -------------------------------------------------------------------------------------------
@@ -265,20 +265,6 @@ class TieringControl:
                 return {name: getattr(found, name) for name in found.__slots__}
         raise NotFound(what=f"target {params['name']}")
 
-    def removable(self, params: Mapping[str, Any], _: Emit) -> None:
-        """Refuse when a pack has its only verified copy on this target. Raises Refused, NotFound."""
-        name = params["name"]
-        with self._store.read() as reader:
-            current = targets.current(reader)
-            number = next((n for n, row in current.items() if row.name == name), None)
-            if number is None:
-                raise NotFound(what=f"target {name}")
-            alone = 0
-            for pack in packs.every(reader):
-                held = {c.target for c in copies.of_pack(reader, pack.number) if c.state is CopyState.VERIFIED}
-                alone += number in held and not (held - {number}) & current.keys()
-        if alone:
-            raise Refused(
-                what=f"Removing target {name}",
-                why=f"{alone} packs have their only verified copy there; add another target and wait for it first",
-            )
+    def retire(self, params: Mapping[str, Any], _: Emit) -> None:
+        """Let a target count no more; refused while it alone holds some pack. Raises Refused, NotFound."""
+        self._tiering.retire(TargetName(params["name"]))

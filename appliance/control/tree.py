@@ -28,7 +28,7 @@ class TreeClient:
 
     def advance(self, proposals: Sequence[Proposal]) -> list[Verdict]:
         """See Tree."""
-        rows = [[p.inode, p.version, p.state.value, _from_seal(p.seal)] for p in proposals]
+        rows = [[p.inode, p.version, p.state.value, _from_seal(p.seal), _from_sha256(p.sha256)] for p in proposals]
         return [Verdict(value) for value in self._client.call("tree.advance", proposals=rows)]
 
     def evict(self, inode: Inode, version: Version) -> Verdict:
@@ -58,8 +58,8 @@ def tree_methods(tree: Tree, run: Run) -> list[Method]:
 
     def advance(params: Mapping[str, Any], _: object) -> list[str]:
         proposals = [
-            Proposal(Inode(inode), Version(version), FileState(state), _to_seal(seal))
-            for inode, version, state, seal in params["proposals"]
+            Proposal(Inode(inode), Version(version), FileState(state), _to_seal(seal), _to_sha256(sha256))
+            for inode, version, state, seal, sha256 in params["proposals"]
         ]
         return [verdict.value for verdict in run(lambda: tree.advance(proposals))]
 
@@ -90,6 +90,14 @@ def tree_methods(tree: Tree, run: Run) -> list[Method]:
     ]
 
 
+def _from_sha256(sha256: Sha256 | None) -> str | None:
+    return None if sha256 is None else sha256.hex()
+
+
+def _to_sha256(value: str | None) -> Sha256 | None:
+    return None if value is None else Sha256(bytes.fromhex(value))
+
+
 def _from_seal(seal: Seal | None) -> list[Any] | None:
     if seal is None:
         return None
@@ -113,7 +121,7 @@ def from_facts(facts: FileFacts) -> dict[str, Any]:
         "repository": facts.repository,
         "state": facts.state.value,
         "size_bytes": facts.size_bytes,
-        "sha256": None if facts.sha256 is None else facts.sha256.hex(),
+        "sha256": _from_sha256(facts.sha256),
         "fingerprint": None if mark is None else [mark.size_bytes, mark.mtime_ns, mark.ctime_ns],
         "handles_open": facts.handles_open,
         "mtime_ns": facts.mtime_ns,
@@ -130,7 +138,7 @@ def to_facts(value: Mapping[str, Any]) -> FileFacts:
         repository=RepositoryId(value["repository"]),
         state=FileState(value["state"]),
         size_bytes=value["size_bytes"],
-        sha256=None if value["sha256"] is None else Sha256(bytes.fromhex(value["sha256"])),
+        sha256=_to_sha256(value["sha256"]),
         fingerprint=None if mark is None else Fingerprint(*mark),
         handles_open=value["handles_open"],
         mtime_ns=value["mtime_ns"],

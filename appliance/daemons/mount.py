@@ -27,7 +27,7 @@ from vnafs.domain.clock import SystemClock
 from vnafs.domain.copies import Copy
 from vnafs.domain.errors import DaemonUnreachable, NotFound, RecallFailed
 from vnafs.domain.faults import Faults
-from vnafs.domain.files import FileFacts, FileState, Verdict
+from vnafs.domain.files import FileFacts, FileState
 from vnafs.domain.ids import Inode, Sha256, Span, Version
 from vnafs.fs.filesystem import Filesystem
 from vnafs.fs.settings import Settings
@@ -36,8 +36,10 @@ from vnafs.pipeline.held import copies_of_content
 
 log = logging.getLogger(__name__)
 
-RECALLS_MAX = 256
-"""Threads that may wait for tierd at once."""
+OPEN_FILES_KEPT = 256
+"""Of the limit of open files, for the index, sockets and /dev/fuse."""
+RECALLS_MAX = 96
+"""Threads that may wait for tierd at once; fewer than it serves (CONNECTIONS_MAX), so that others still get through."""
 
 
 def run(configuration: Configuration, faults: Faults) -> int:
@@ -45,20 +47,21 @@ def run(configuration: Configuration, faults: Faults) -> int:
     # A lease that is broken while it is held sends SIGIO, whose default is to end the process (fcntl(2)).
     signal.signal(signal.SIGIO, signal.SIG_IGN)
     archive = configuration.archive
+    open_files_max = system.raise_open_files()
     engine = archive_store.open_namespace(archive, faults=faults)
     try:
         copies = _Copies(archive)
         filesystem = archive_store.open_tree(
             archive,
             engine,
-            tree_settings(configuration),
+            tree_settings(configuration, open_files_max),
             clock=SystemClock(),
             faults=faults,
             copies_of=copies.of,
             boot_id=system.boot_id(),
         )
         copies.facts = filesystem.facts
-        system.prepare_mount_point(configuration.mount)
+        system.make_mount_point(configuration.mount)
         trio.run(_serve, configuration, filesystem)
         filesystem.close()
     finally:
@@ -66,11 +69,11 @@ def run(configuration: Configuration, faults: Faults) -> int:
     return 0
 
 
-def tree_settings(configuration: Configuration) -> Settings:
-    """What the tree needs of the configuration."""
+def tree_settings(configuration: Configuration, open_files_max: int) -> Settings:
+    """What the tree needs of the configuration and of the system's limit of open files."""
     return Settings(
         quiet_seconds=configuration.file_system.quiet_seconds,
-        handles_open_max=configuration.file_system.open_files_max,
+        handles_open_max=min(configuration.file_system.open_files_max, open_files_max - OPEN_FILES_KEPT),
         reserve_bytes=configuration.spool.reserve_bytes,
         recall_whole_bytes_max=configuration.file_system.recall_whole_bytes_max,
     )
@@ -139,8 +142,11 @@ class DaemonRecaller:
         try:
             work = functools.partial(self._client.recall, inode, version, facts.sha256, facts.repository)
             staged = await self._in_thread(work)
-            if self._filesystem.adopt(inode, version, staged) is not Verdict.DONE or os.path.exists(staged):
-                os.unlink(staged)  # somebody truncated, replaced or brought it meanwhile
+            try:
+                self._filesystem.adopt(inode, version, staged)
+            finally:
+                if os.path.exists(staged):
+                    os.unlink(staged)  # somebody truncated, replaced or brought it meanwhile
         finally:
             del self._under_way[key]
             done.set()

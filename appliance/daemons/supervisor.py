@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import ctypes
 import logging
+import os
 import signal
 import subprocess
 import sys
-import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 log = logging.getLogger(__name__)
 
@@ -20,6 +21,11 @@ STOP_SECONDS_MAX = 60.0
 LOOK_SECONDS = 0.1
 FINAL = frozenset({2, 3})
 """Exit codes that a restart will not mend: wrong configuration, refused."""
+REFUSED = 3
+PREDECESSOR_SECONDS_MAX = 20.0
+"""So long after the start a refusal may be for daemons whose supervisor was killed and that are still ending."""
+PR_SET_PDEATHSIG = 1
+"""prctl(2)"""
 
 
 class _Child:
@@ -30,6 +36,7 @@ class _Child:
         self._command = [sys.executable, "-m", "appliance", *arguments]
         self._environ = dict(environ)
         self.process: subprocess.Popen[bytes] | None = None
+        self._first: float | None = None
         self._began = 0.0
         self._next = 0.0
         self._delay = RESTART_SECONDS_MIN
@@ -39,8 +46,13 @@ class _Child:
         now = time.monotonic()
         if self.process is None:
             if now >= self._next:
-                self.process = subprocess.Popen(self._command, env=self._environ)  # noqa: S603 - our own program
+                self.process = subprocess.Popen(  # noqa: S603 - our own program
+                    self._command,
+                    env=self._environ,
+                    preexec_fn=_end_with(os.getpid()),  # noqa: PLW1509 - this process has one thread
+                )
                 self._began = now
+                self._first = self._first or now
                 log.info("supervisor.started", extra={"daemon": self.name, "pid": self.process.pid})
             return None
         code = self.process.poll()
@@ -52,6 +64,8 @@ class _Child:
         self.process = None
         self._next = now + self._delay
         self._delay = min(RESTART_SECONDS_MAX, self._delay * 2)
+        if code == REFUSED and now - (self._first or now) < PREDECESSOR_SECONDS_MAX:
+            return None
         return code if code in FINAL else None
 
     def stop(self) -> None:
@@ -67,16 +81,30 @@ class _Child:
             self.process.wait()
 
 
+def _end_with(supervisor: int) -> Callable[[], None]:
+    """To be called in a child: it gets SIGTERM when the supervisor dies, however that dies."""
+    libc = ctypes.CDLL(None)
+
+    def prepare() -> None:
+        libc.prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+        if os.getppid() != supervisor:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    return prepare
+
+
 def run(archive: str, extra: Mapping[str, Sequence[str]], environ: Mapping[str, str]) -> int:
     """Serve until SIGTERM or SIGINT; the exit code of a daemon that cannot be started at all otherwise."""
-    stopping = threading.Event()
+    stopping: list[int] = []
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: stopping.set())
+        # a handler may run inside any lock of this thread, so it takes none
+        signal.signal(number, lambda signum, _: stopping.append(signum))
     children = [
         _Child(name, [name, "--archive", archive, *extra.get(name, ())], environ) for name in ("mount", "tierd")
     ]
     code: int | None = None
-    while code is None and not stopping.wait(LOOK_SECONDS):
+    while code is None and not stopping:
+        time.sleep(LOOK_SECONDS)
         for child in children:
             code = child.look() if code is None else code
     # tiering first: what it still proposes needs the tree

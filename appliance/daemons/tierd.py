@@ -9,10 +9,9 @@ import functools
 import logging
 import os
 import signal
-import threading
 from collections.abc import Mapping
 
-from appliance import config
+from appliance import config, system
 from appliance.config import Configuration, TargetSettings
 from appliance.control.client import ControlClient
 from appliance.control.recall import recall_methods
@@ -33,6 +32,7 @@ from vnafs.targets.port import Target
 
 log = logging.getLogger(__name__)
 
+STOPPING = frozenset({signal.SIGTERM, signal.SIGINT})
 EXIT_FAILED = 70
 """EX_SOFTWARE of sysexits.h: the supervisor starts the daemon again."""
 MOUNT_ANSWER_SECONDS_MAX = 60.0
@@ -44,12 +44,12 @@ def run(configuration: Configuration, environ: Mapping[str, str], faults: Faults
     """Serve until SIGTERM or SIGINT. Raises ArchiveBusy, ConfigurationInvalid and what opening an archive raises."""
     clock = SystemClock()
     archive = configuration.archive
-    stopping = threading.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: stopping.set())
+    # Blocked before the first thread starts, and waited for below: no handler runs inside anybody's lock.
+    signal.pthread_sigmask(signal.SIG_BLOCK, STOPPING)
     # A lease that is broken while it is held sends SIGIO, whose default is to end the process (fcntl(2)).
     signal.signal(signal.SIGIO, signal.SIG_IGN)
     wanted = destinations(configuration, environ)
+    system.raise_open_files()
     engine = archive_store.open_store(archive, faults=faults)
     namespace = archive_store.read_namespace(archive)
     mount = ControlClient(
@@ -81,7 +81,7 @@ def run(configuration: Configuration, environ: Mapping[str, str], faults: Faults
     tiering.start()
     server.start()
     log.info("tierd.ready", extra={"targets": len(wanted)})
-    stopping.wait()
+    signal.sigwait(STOPPING)
     log.info("tierd.stopping")
     server.close()
     tiering.stop()
@@ -137,5 +137,4 @@ def tiering_settings(configuration: Configuration, identity: bytes) -> TieringSe
         recall_cache_bytes_max=packs.recall_cache_bytes_max,
         high_watermark_percent=spool.high_watermark_percent,
         low_watermark_percent=spool.low_watermark_percent,
-        local_bytes_max=spool.bytes_max,
     )

@@ -24,11 +24,17 @@ def _opener(kind: str, path: str) -> Open:
     if kind == "memory":
         engine = MemoryEngine()
         return lambda: engine
-    log = {"lmdb": None, "lmdb, log not folded": NEVER_BY_ITSELF, "lmdb, log always folded": ALWAYS}[kind]
-    return lambda: LmdbEngine(path, log=log, reserve_bytes=0)
+    log = {
+        "lmdb": None,
+        "lmdb, tables apart": None,
+        "lmdb, log not folded": NEVER_BY_ITSELF,
+        "lmdb, log always folded": ALWAYS,
+    }[kind]
+    tables = b"" if kind == "lmdb" else b"bdm"
+    return lambda: LmdbEngine(path, log=log, reserve_bytes=0, tables=tables)
 
 
-@pytest.fixture(params=["memory", "lmdb", "lmdb, log not folded", "lmdb, log always folded"])
+@pytest.fixture(params=["memory", "lmdb", "lmdb, tables apart", "lmdb, log not folded", "lmdb, log always folded"])
 def opened(request: pytest.FixtureRequest, tmp_path: Path) -> Open:
     return _opener(request.param, str(tmp_path / "index"))
 
@@ -85,7 +91,7 @@ def test_a_scan_has_its_start_and_not_its_stop_in_both_directions(engine: Engine
 
 
 def test_keys_are_ordered_as_bytes(engine: Engine) -> None:
-    keys = [b"\x01", b"\x7f", b"\x80", b"a", b"a\0", b"a\0\0", b"a\x01", b"b", b"\xff", b"\xff\xff"]
+    keys = [b"\x02", b"\x7f", b"\x80", b"a", b"a\0", b"a\0\0", b"a\x01", b"b", b"\xff", b"\xff\xff"]
     with engine.write() as tx:
         for key in reversed(keys):
             tx.put(key, b"")
@@ -316,7 +322,7 @@ def test_close_may_be_called_twice(opened: Open) -> None:
     engine.close()
 
 
-@pytest.mark.parametrize("key", [b"", b"k" * (KEY_BYTES_MAX + 1), b"\0ours"])
+@pytest.mark.parametrize("key", [b"", b"k" * (KEY_BYTES_MAX + 1), b"\0ours", b"\x01ours"])
 def test_a_key_that_cannot_be_stored_is_refused_at_once(engine: Engine, key: bytes) -> None:
     with pytest.raises(ValueError, match="a key has"), engine.write() as tx:
         tx.put(key, b"")

@@ -218,3 +218,27 @@ def test_lost_lists_what_has_no_copy_yet(tmp_path):
             (row,) = archive.vna("lost")
             assert row["path"] == "archive/being-written"
         assert tierd.poll() is None
+
+
+def test_a_target_missing_from_the_configuration_still_counts_and_one_that_moved_is_refused(tmp_path):
+    with an_archive(tmp_path, serve=False) as archive:
+        config = archive.archive / "vnafs.toml"
+        original = config.read_text()
+        archive.start("mount")
+        tierd = archive.start("tierd")
+        place = copy_in(archive, {"a": b"a" * 100_000})
+        archive.wait()
+        archive.vna("evict", place)
+        config.write_text(original[: original.index("[[target]]")])
+        archive.vna("repository", "set", "archive", "--copies", "1")  # tierd follows the file as it is now
+        assert archive.vna("target", "list") == []
+        assert json.loads(os.getxattr(place / "a", "user.vna.copies"))[0]["target"] == "one"
+        with pytest.raises(OSError, match=r"\[Errno 5\]"):
+            (place / "a").read_bytes()
+        config.write_text(original.replace("/one", "/elsewhere"))
+        moved = archive.vna("repository", "set", "archive", "--copies", "1", check=2)
+        assert "its copies are at" in moved["error"]["message"]
+        config.write_text(original)
+        archive.vna("repository", "set", "archive", "--copies", "1")
+        assert (place / "a").read_bytes() == b"a" * 100_000
+        assert tierd.poll() is None

@@ -1,4 +1,7 @@
+import resource
+import socket
 import threading
+import time
 
 import pytest
 
@@ -77,6 +80,39 @@ def test_a_second_server_on_the_same_socket_is_refused(path):
     server = serving(path, test_who=lambda params, emit: "first")
     with pytest.raises(ArchiveBusy):
         serving(path)
+    server.close()
+
+
+def test_a_daemon_that_takes_too_long_is_not_asked_twice(path):
+    asked = []
+
+    def slow(params, emit):
+        asked.append(1)
+        time.sleep(0.5)
+
+    server = serving(path, test_slow=slow, test_quick=lambda params, emit: "here")
+    client = ControlClient(str(path), "test", timeout_seconds=0.2)
+    client.call("test.quick")
+    with pytest.raises(DaemonUnreachable, match=r"within 0\.2 s"):
+        client.call("test.slow")
+    time.sleep(0.5)
+    assert len(asked) == 1
+    server.close()
+
+
+def test_running_out_of_descriptors_passes(path):
+    server = serving(path, test_who=lambda params, emit: "me")
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    client = ControlClient(str(path), "test")
+    waiting = socket.socket(socket.AF_UNIX)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (waiting.fileno() + 1, hard))
+    try:
+        waiting.connect(str(path))
+        time.sleep(0.3)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        waiting.close()
+    assert client.call("test.who") == "me"
     server.close()
 
 

@@ -165,6 +165,7 @@ class Busy(FileSystemError):
 class NoSpace(FileSystemError):
     """No space: {why}."""
 
+    exit_code = 1
     errno = _errno.ENOSPC
     http = 507
 

@@ -95,7 +95,15 @@ class Proposal:
     version: Version
     state: FileState
     seal: Seal | None = None
-    """Needed to leave OPEN, ignored otherwise."""
+    """Needed to leave OPEN."""
+    sha256: Sha256 | None = None
+    """Without a seal: only if the version was sealed with these bytes. A version that is OPEN may be sealed more than
+    once, so news of bytes that it had before must not be taken for news of those it has."""
+
+    @property
+    def content(self) -> Sha256 | None:
+        """The bytes that this is about, where it says so."""
+        return self.sha256 if self.seal is None else self.seal.sha256
 
 
 class Verdict(enum.Enum):

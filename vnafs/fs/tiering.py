@@ -76,6 +76,8 @@ class Tiering:
             if mark != seal.fingerprint:
                 self._reopen(change, inode, row)
                 return Verdict.CHANGED
+        if proposal.content not in {None, seal.sha256}:
+            return Verdict.GONE
         row = row._replace(state=proposal.state, seal=seal, due=self._core.clock.now())
         if row.size_bytes != seal.fingerprint.size_bytes:
             row = row._replace(size_bytes=seal.fingerprint.size_bytes)

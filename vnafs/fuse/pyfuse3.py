@@ -31,7 +31,6 @@ from vnafs.fs.filesystem import Filesystem
 from vnafs.fs.recall import RangeNeeded, RecallNeeded
 from vnafs.fuse.errno import errno_of
 from vnafs.fuse.invalidation import Invalidations
-from vnafs.fuse.readiness import shortcut
 from vnafs.fuse.recaller import Recaller
 from vnafs.fuse.stale import clear_stale
 from vnafs.fuse.syncing import Syncing
@@ -58,8 +57,6 @@ class MountOptions:
     """Requests in work at once, waiting ones included."""
     recalls_waiting_max: int = 384
     """Requests that may wait for a recall at once; the next one gets EAGAIN, so that others still find a turn."""
-    spin_seconds: float = 50e-6
-    """How long to look out for the next request before going to sleep: a wake-up costs about as much."""
     reap_seconds: float = 1.0
     """How often local bytes of removed files are given back to the disk."""
 
@@ -299,15 +296,21 @@ class Pyfuse3Engine(pyfuse3.Operations):
     @answered
     async def read(self, fh: int, offset: int, length: int) -> bytes:
         handle = self._fs.handle(fh)
-        try:
-            return self._fs.read(handle, offset, length)
-        except RangeNeeded as needed:
-            path = await self._waiting(
-                functools.partial(
+        failed: Exception | None = None
+        for _ in range(RECALLS_PER_OPEN_MAX):
+            try:
+                return self._fs.read(handle, offset, length)
+            except RangeNeeded as needed:
+                if isinstance(failed, RecallFailed):
+                    raise failed from None
+                bring = functools.partial(
                     self._recaller.fetch_range, needed.inode, needed.version, needed.offset, needed.length
                 )
-            )
-            return _pread(path, needed)
+                try:
+                    return _pread(await self._waiting(bring), needed)
+                except (FileNotFoundError, RecallFailed) as error:
+                    failed = error  # forgotten meanwhile, or no stub any more: then the bytes are here
+        raise RecallFailed(what="A part of a file", why="it was forgotten again each time")
 
     @answered
     async def write(self, fh: int, offset: int, data: bytes) -> int:
@@ -400,8 +403,7 @@ async def serve(
             nursery.start_soon(invalidations.run)
             nursery.start_soon(_reap, filesystem, syncing, options.reap_seconds)
             ready()
-            with shortcut(pyfuse3, options.spin_seconds):
-                await pyfuse3.main(min_tasks=1, max_tasks=options.requests_max)
+            await pyfuse3.main(min_tasks=1, max_tasks=options.requests_max)
             nursery.cancel_scope.cancel()
     finally:
         pyfuse3.close(unmount=True)

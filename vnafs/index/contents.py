@@ -109,6 +109,11 @@ def drop_use(tx: Transaction, number: ContentNumber, inode: Inode, version: Vers
     tx.delete(keys.use(number, inode, version))
 
 
+def has_use(reader: Reader, number: ContentNumber, inode: Inode, version: Version) -> bool:
+    """Whether it was noted that a file's version is this content."""
+    return reader.get(keys.use(number, inode, version)) is not None
+
+
 def uses(reader: Reader, number: ContentNumber) -> Iterator[tuple[Inode, Version]]:
     """The files that are this content, as far as the store has heard."""
     prefix = keys.uses(number)

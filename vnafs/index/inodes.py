@@ -25,6 +25,8 @@ NOT_QUEUED = Instant(-1)
 # state, flags, mode, uid, gid, nlink, size, blocks, four times, repository, parent, cookie, version, due
 _RECORD = RecordType("inode", {1: ">BBHIIIQQqqqqQQQIq"})
 _SEAL = struct.Struct(">32sqq")  # SHA-256, mtime and ctime of the fingerprint; its size is the row's
+_NO_SEAL = bytes(_SEAL.size)
+"""A file's row keeps the place of its seal: a row that grew would split the full page it is in."""
 _RDEV = struct.Struct(">Q")
 _HAS_XATTRS, _SEALED, _DEVICE = 1, 2, 4
 _STATES = (FileState.OPEN, *FileState)  # by number; no row has 0
@@ -92,6 +94,8 @@ def encode(row: InodeRow) -> bytes:
     elif row.rdev:
         flags |= _DEVICE
         tail = _RDEV.pack(row.rdev)
+    elif row.is_file:
+        tail = _NO_SEAL
     return _RECORD.pack(row.state, flags, *row[:_STATE_AT], row.due, tail=tail)
 
 

@@ -55,6 +55,10 @@ from vnafs.domain.ids import (
     Version,
 )
 
+NAMESPACE_TABLES = b"EFIKLQX"
+STORE_TABLES = b"BCFHKNPTUV"
+"""The tables with many rows, which an engine may keep apart; part of an environment's schema."""
+
 NAME_BYTES_MAX = 255
 DUE_NEVER = Instant((1 << 63) - 1)
 

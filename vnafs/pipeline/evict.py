@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 
 from vnafs.domain.clock import Clock
 from vnafs.domain.copies import Copy
-from vnafs.domain.errors import NotFound
+from vnafs.domain.errors import DaemonUnreachable, NotFound, VnaError
 from vnafs.domain.eviction import YES, Decision, may_evict
 from vnafs.domain.faults import Faults
 from vnafs.domain.files import Candidate, FileFacts, FileState, Proposal, Verdict
@@ -42,17 +42,19 @@ class Watermarks:
     low_bytes: int
 
 
-def watermarks(folder: str, *, high_percent: float, low_percent: float, bytes_max: int) -> tuple[int, Watermarks]:
+def watermarks(folder: str, *, high_percent: float, low_percent: float) -> tuple[int, Watermarks]:
     """Bytes in use on the disk of *folder*, and its marks."""
     status = os.statvfs(folder)
     size = (status.f_blocks - status.f_bfree + status.f_bavail) * status.f_frsize
     used = (status.f_blocks - status.f_bfree) * status.f_frsize
-    top = min(size, bytes_max) if bytes_max else size
-    return used, Watermarks(int(top * high_percent / 100), int(top * low_percent / 100))
+    return used, Watermarks(int(size * high_percent / 100), int(size * low_percent / 100))
 
 
 class Evictor:
-    """Makes stubs."""
+    """Makes stubs.
+
+    *settle* returns once what *copies_of* says survives loss of power.
+    """
 
     def __init__(
         self,
@@ -60,12 +62,14 @@ class Evictor:
         namespace: Namespace,
         copies_of: Callable[[FileFacts], Sequence[Copy]],
         *,
+        settle: Callable[[], None],
         clock: Clock,
         faults: Faults,
     ) -> None:
         self._tree = tree
         self._namespace = namespace
         self._copies_of = copies_of
+        self._settle = settle
         self._clock = clock
         self._faults = faults
 
@@ -77,11 +81,12 @@ class Evictor:
         repository, copies = self._namespace.repository(facts.repository), self._copies_of(facts)
         if facts.state is FileState.PACKED and len(copies) >= max(1, repository.copies_min):
             # its copies are there and the news is still on its way
-            self._tree.advance([Proposal(inode, facts.version, FileState.REPLICATED)])
+            self._tree.advance([Proposal(inode, facts.version, FileState.REPLICATED, sha256=facts.sha256)])
             facts = self._tree.facts(inode)
         decision = may_evict(facts, repository, copies)
         if not decision.yes:
             return decision
+        self._settle()
         self._faults.reach("evict.decided")
         verdict = self._tree.evict(inode, facts.version)
         return YES if verdict is Verdict.DONE else Decision(yes=False, why=WHY[verdict])
@@ -93,13 +98,22 @@ class Evictor:
         for _ in range(SCANNED_MAX // BATCH):
             batch = self._namespace.waiting(FileState.REPLICATED, limit=BATCH, after=after)
             for candidate in batch:
+                if stop() or used_bytes() <= low_bytes:
+                    break
                 after = candidate
                 try:
                     evicted += self.evict(candidate.inode).yes
                 except NotFound:
                     continue
-            if not batch or stop() or used_bytes() <= low_bytes:
-                break
+                except DaemonUnreachable:
+                    raise
+                except VnaError as problem:
+                    # one file's trouble must not keep the others here
+                    log.warning("evict.failed", extra={"inode": candidate.inode, "why": str(problem)})
+            else:
+                if batch:
+                    continue
+            break
         if evicted:
             log.info("evict.made_room", extra={"files": evicted})
         return evicted

@@ -2,8 +2,9 @@
 
 Worker threads call `add`; each splits, hashes and compresses on its own and holds the lock only to look up and to
 append. One recorder thread closes packs and writes rows, strictly in order, so a pack never leans on one that is
-not recorded. Rows are committed before the tree is told; a crash between leaves files that are sealed again and
-found to be known. Knows no target.
+not recorded. Rows are on stable storage before the tree is told; a crash between leaves files that are sealed again
+and found to be known. A pack that the disk did not take is dropped as a whole and its files come back. Knows no
+target.
 """
 
 from __future__ import annotations
@@ -39,6 +40,7 @@ from vnafs.domain.recipes import PIECE_LOOKUP_BYTES_MIN, Cut, PieceRef, Recipe
 from vnafs.domain.repositories import Repository
 from vnafs.index import contents, copies, keys, packs, pieces, targets
 from vnafs.index.engine import Engine, Reader, Transaction, prefix_stop
+from vnafs.local.spool import local_error
 from vnafs.pipeline.seal import WINDOW_BYTES, Reading
 
 log = logging.getLogger(__name__)
@@ -46,6 +48,8 @@ log = logging.getLogger(__name__)
 CLOSING_MAX = 2
 """Packs that wait for the recorder; workers wait when there are more."""
 REUSES_AT_ONCE_MAX = 256
+REUSES_WAIT_SECONDS = 0.02
+"""For more files of known content, so that they share a transaction and a sync."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -101,6 +105,9 @@ class _Reuse:
     file: File
 
 
+_Item = _Close | _Reuse | threading.Event
+
+
 @dataclasses.dataclass(frozen=True, slots=True)
 class PackerSettings:
     """Limits of packing."""
@@ -142,7 +149,7 @@ class Packer:
         self._fatal = fatal
         self._domains: dict[tuple[RepositoryId, int], _Domain] = {}
         self._lock = threading.Lock()
-        self._work: queue.Queue[_Close | _Reuse | threading.Event | None] = queue.Queue(maxsize=4 * REUSES_AT_ONCE_MAX)
+        self._work: queue.Queue[_Item | None] = queue.Queue(maxsize=4 * REUSES_AT_ONCE_MAX)
         self._closing = threading.BoundedSemaphore(CLOSING_MAX)
         self._failed: set[PackNumber] = set()
         os.makedirs(settings.folder, mode=0o700, exist_ok=True)
@@ -152,6 +159,9 @@ class Packer:
             self._piece_next = _last(reader, b"P") + 1
             self._remove_leftovers(reader)
         self._thread = threading.Thread(target=self._record_all, name="recorder", daemon=True)
+
+    def start(self) -> None:
+        """Begin to record in a thread."""
         self._thread.start()
 
     def _remove_leftovers(self, reader: Reader) -> None:
@@ -192,7 +202,12 @@ class Packer:
             hints = dataclasses.replace(hints, dicom=examined.facts)
         else:
             looked = splitters.examine_file(reading.descriptor, reading.size_bytes)
-            refs = [self._piece(domain, reading.read(cut.length_bytes), cut, None) for cut in looked.cuts]
+            refs = []
+            for cut in looked.cuts:
+                raw = reading.read(cut.length_bytes)
+                if len(raw) < cut.length_bytes:
+                    return None  # it became shorter; what is in the pack already is nobody's
+                refs.append(self._piece(domain, raw, cut, None))
             seal = reading.finish()
             if seal is None:
                 return None
@@ -229,10 +244,10 @@ class Packer:
         with domain.lock:
             if shared and (known := self._pending_piece(domain, sha256)) is not None:
                 return known
-            pack = self._pack(domain)
-            ref = pack.writer.append_piece(
-                encoded.data, raw_bytes=cut.length_bytes, codec=encoded.codec, kind=cut.kind, sha256=sha256
-            )
+            with self._appending(domain) as pack:
+                ref = pack.writer.append_piece(
+                    encoded.data, raw_bytes=cut.length_bytes, codec=encoded.codec, kind=cut.kind, sha256=sha256
+                )
             if shared:
                 pack.pieces[sha256] = ref
             full = self._detach_full(domain)
@@ -275,7 +290,8 @@ class Packer:
                 pending.files.append(file)
                 return
             leans_on = tuple(sorted(self._numbers(domain, recipe.packs() - {pack.writer.id})))
-            span = pack.writer.append_content(recipe, hints)
+            with self._appending(domain):
+                span = pack.writer.append_content(recipe, hints)
             pack.contents[recipe.sha256] = _Pending(recipe, span, leans_on, [file])
             full = self._detach_full(domain)
         self._close(domain, full)
@@ -291,8 +307,20 @@ class Packer:
                 raise NoSpace(why="a pack that this file needs could not be written; it is packed again")
             yield number
 
+    @contextlib.contextmanager
+    def _appending(self, domain: _Domain) -> Iterator[_Open]:
+        """The pack to append to; dropped as a whole when the disk did not take all. Needs the domain's lock."""
+        pack = self._pack(domain)
+        try:
+            yield pack
+        except (NoSpace, StorageFailed) as problem:
+            # what reached the file is anybody's guess, so nothing may follow it
+            domain.open = None
+            self._drop(domain, pack, problem)
+            raise
+
     def _pack(self, domain: _Domain) -> _Open:
-        """The pack to append to. Needs the domain's lock."""
+        """The pack to append to, perhaps a new one. Needs the domain's lock."""
         if domain.open is None:
             with self._lock:
                 number = PackNumber(self._pack_next)
@@ -317,8 +345,11 @@ class Packer:
         return pack
 
     def _detach_full(self, domain: _Domain) -> _Open | None:
-        """The same, when it has reached its size. Needs the domain's lock."""
-        full = domain.open is not None and domain.open.writer.size_bytes >= self._settings.target_bytes
+        """The same, when it has reached its size, or as large a part of what is free. Needs the domain's lock."""
+        if domain.open is None:
+            return None
+        size_bytes = domain.open.writer.size_bytes
+        full = size_bytes >= self._settings.target_bytes or size_bytes >= _free_bytes(self._settings.folder) // 2
         return self._detach(domain) if full else None
 
     def _close(self, domain: _Domain, pack: _Open | None) -> None:
@@ -350,8 +381,9 @@ class Packer:
 
     def stop(self) -> None:
         """Finish what was handed over; open packs are dropped, their files are still in the spool."""
-        self._work.put(None)
-        self._thread.join()
+        if self._thread.is_alive():
+            self._work.put(None)
+            self._thread.join()
         for domain in self._domains.values():
             if domain.open is not None:
                 domain.open.writer.abort()
@@ -365,64 +397,89 @@ class Packer:
             self._fatal(problem)
 
     def _record_until_stopped(self) -> None:
-        while True:
-            item = self._work.get()
-            reuses: list[_Reuse] = []
-            while isinstance(item, _Reuse):
-                reuses.append(item)
-                if len(reuses) >= REUSES_AT_ONCE_MAX:
-                    item = None
-                    break
+        while (item := self._work.get()) is not None:
+            while item is not None:
+                item = self._do(item, REUSES_WAIT_SECONDS)
+
+    def record_next(self) -> bool:
+        """Do what was handed over next in the caller's thread, instead of `start`; whether there was anything."""
+        try:
+            item = self._work.get_nowait()
+        except queue.Empty:
+            return False
+        while item is not None:
+            item = self._do(item, 0)
+        return True
+
+    def _do(self, item: _Item, wait_seconds: float) -> _Item | None:
+        """Do one thing; what was found behind it, if that must be done next."""
+        behind: _Item | None = None
+        if isinstance(item, _Close):
+            self._record(item.domain, item.pack)
+            self._closing.release()
+        elif isinstance(item, threading.Event):
+            item.set()
+        else:
+            reuses = [item]
+            while len(reuses) < REUSES_AT_ONCE_MAX and behind is None:
                 try:
-                    item = self._work.get(timeout=0.02)
+                    found = self._work.get(timeout=wait_seconds) if wait_seconds else self._work.get_nowait()
                 except queue.Empty:
-                    item = None
                     break
-            else:
-                if item is None:
-                    self._record_reuses(reuses)
-                    return
+                if isinstance(found, _Reuse):
+                    reuses.append(found)
+                elif found is None:
+                    self._work.put(None)  # the sign to stop, for whoever waits for it
+                    break
+                else:
+                    behind = found
             self._record_reuses(reuses)
-            if isinstance(item, _Close):
-                self._record(item.domain, item.pack)
-                self._closing.release()
-            elif isinstance(item, threading.Event):
-                item.set()
+        return behind
 
     def _record_reuses(self, reuses: list[_Reuse]) -> None:
-        if not reuses:
+        try:
+            with self._store.write() as tx:
+                for reuse in reuses:
+                    contents.add_use(tx, reuse.number, reuse.file.inode, reuse.file.version)
+        except NoSpace as problem:
+            self._lost([reuse.file for reuse in reuses], problem)
             return
-        with self._store.write() as tx:
-            for reuse in reuses:
-                contents.add_use(tx, reuse.number, reuse.file.inode, reuse.file.version)
+        self._store.sync(self._store.position)
         self._propose([_proposal(reuse.file) for reuse in reuses])
 
     def _record(self, domain: _Domain, pack: _Open) -> None:
         try:
             leans_on = sorted({number for pending in pack.contents.values() for number in pending.leans_on})
-            if self._failed.intersection(leans_on):
-                raise NoSpace(why="it leans on a pack that could not be written")
+            self._refuse_failed(leans_on)
             closed = pack.writer.close()
             self._faults.reach("pack.closed")
             os.rename(self._building(closed.id), self._settings.folder + f"/{closed.id.hex()}.pack")
             _sync_folder(self._settings.folder)
-        except (VnaError, OSError) as problem:
-            self._drop(domain, pack, problem)
+            with self._store.write() as tx:
+                self._rows(tx, domain, pack, closed, leans_on)
+        except (NoSpace, OSError) as problem:
+            with domain.lock:
+                self._drop(domain, pack, problem)
             return
         files: list[File] = []
-        with self._store.write() as tx:
-            self._rows(tx, domain, pack, closed, leans_on)
         with domain.lock:
             domain.closing.pop(closed.id, None)
             # from here on workers find the contents in the index, so nobody adds to these lists any more
             for pending in pack.contents.values():
                 files.extend(pending.files)
         self._late_uses(domain.repository.id, pack)
+        # the tree may let local bytes go for what these rows say
+        self._store.sync(self._store.position)
         self._faults.reach("pack.indexed")
         log.info("pack.recorded", extra={"pack": closed.id.hex(), "size_bytes": closed.size_bytes, "files": len(files)})
         self._recorded(pack.number)
         self._propose([_proposal(file) for file in files])
         self._faults.reach("pack.proposed")
+
+    def _refuse_failed(self, leans_on: Iterable[PackNumber]) -> None:
+        with self._lock:
+            if self._failed.intersection(leans_on):
+                raise NoSpace(why="it leans on a pack that could not be written")
 
     def _rows(
         self,
@@ -491,19 +548,25 @@ class Packer:
                     contents.add_use(tx, content.number, file.inode, file.version)
 
     def _drop(self, domain: _Domain, pack: _Open, problem: VnaError | OSError) -> None:
+        """Give a pack up and its files back. Needs the domain's lock."""
         log.error("pack.lost", extra={"pack": pack.writer.id.hex(), "why": str(problem)})
-        self._failed.add(pack.number)
+        with self._lock:
+            self._failed.add(pack.number)
         pack.writer.abort()
         for suffix in ("building", "pack"):
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(os.path.join(self._settings.folder, f"{pack.writer.id.hex()}.{suffix}"))
-        with domain.lock:
-            domain.closing.pop(pack.writer.id, None)
-            files = [file for pending in pack.contents.values() for file in pending.files]
-        self._lost(files, problem if isinstance(problem, VnaError) else NoSpace(why=str(problem)))
+        domain.closing.pop(pack.writer.id, None)
+        files = [file for pending in pack.contents.values() for file in pending.files]
+        self._lost(files, problem if isinstance(problem, VnaError) else local_error(problem, "writing a pack"))
 
     def _building(self, identity: PackId) -> str:
         return os.path.join(self._settings.folder, f"{identity.hex()}.building")
+
+
+def _free_bytes(folder: str) -> int:
+    found = os.statvfs(folder)
+    return found.f_bavail * found.f_frsize
 
 
 def _proposal(file: File) -> Proposal:

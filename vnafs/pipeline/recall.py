@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import bisect
 import collections
+import contextlib
 import dataclasses
 import hashlib
 import logging
@@ -26,6 +27,7 @@ from vnafs.domain.ids import Inode, PackId, RepositoryId, Sha256, Span, Version
 from vnafs.domain.recipes import PIECE_BYTES_MAX, PieceRef, Recipe
 from vnafs.index import contents, packs
 from vnafs.index.engine import Engine
+from vnafs.local.spool import local_error
 from vnafs.pipeline.shelf import Shelf
 
 log = logging.getLogger(__name__)
@@ -40,6 +42,9 @@ HEAVY_BYTES = 8 * 1024 * 1024
 """A file that needs more of a pack than this waits for the whole pack instead of asking for its part."""
 RECALLS_MAX = 16
 """Recalls that write to the local disk at once."""
+STAGED_SECONDS_MAX = 3600.0
+"""Whoever asked for a file has taken it by then, or never will: mount was restarted in between."""
+RANGE_ATTEMPTS_MAX = 3
 
 
 @dataclasses.dataclass(slots=True)
@@ -51,6 +56,7 @@ class _Ranged:
     offsets: list[int]
     present: set[int]
     lock: threading.Lock
+    forgotten: bool = False
 
 
 class Recaller:
@@ -77,7 +83,9 @@ class Recaller:
         self._ranged: collections.OrderedDict[tuple[Inode, Version], _Ranged] = collections.OrderedDict()
         self._places = threading.BoundedSemaphore(RECALLS_MAX)
         self._ahead: queue.Queue[packs.Pack | None] = queue.Queue(maxsize=AHEAD_MAX)
+        self._run_id = os.urandom(4).hex()
         self._serial = 0
+        self._staged: dict[str, float] = {}
         os.makedirs(folder, mode=0o700, exist_ok=True)
         for name in os.listdir(folder):
             os.unlink(os.path.join(folder, name))  # staged bytes that nobody adopted; they can be fetched again
@@ -85,11 +93,16 @@ class Recaller:
             threading.Thread(target=self._fetch_ahead, name=f"fetch-ahead-{n}", daemon=True)
             for n in range(AHEAD_AT_ONCE_MAX)
         ]
+
+    def start(self) -> None:
+        """Begin to fetch ahead."""
         for thread in self._threads:
             thread.start()
 
     def stop(self) -> None:
         """End the threads that fetch ahead; one that hangs on a target ends with the process."""
+        if not self._threads[0].is_alive():
+            return
         for _ in self._threads:
             try:
                 self._ahead.put(None, timeout=1)
@@ -104,8 +117,7 @@ class Recaller:
         """The path of a complete, checked and synced staged file. Raises RecallFailed, Damaged, NoSpace."""
         recipe = self._recipe(sha256, repository)
         with self._lock:
-            self._serial += 1
-            path = os.path.join(self._folder, f"{inode:x}.{version:x}.{self._serial:x}")
+            path = self._place(inode, version)
         with self._places:
             self._faults.reach("recall.fetched")
             try:
@@ -114,8 +126,29 @@ class Recaller:
                 if os.path.exists(path):
                     os.unlink(path)
                 raise
+        with self._lock:
+            self._staged[path] = self._clock.monotonic()
         self._faults.reach("recall.written")
         return path
+
+    def _place(self, inode: Inode, version: Version) -> str:
+        """A path that never was and never will be again, in any run. Needs the lock.
+
+        Whoever still holds an old path must find nothing there rather than other bytes.
+        """
+        self._serial += 1
+        return os.path.join(self._folder, f"{inode:x}.{version:x}.{self._run_id}.{self._serial:x}")
+
+    def tidy(self) -> None:
+        """Remove staged files that nobody took."""
+        before = self._clock.monotonic() - STAGED_SECONDS_MAX
+        with self._lock:
+            old = [path for path, since in self._staged.items() if since <= before or not os.path.exists(path)]
+            for path in old:
+                del self._staged[path]
+        for path in old:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(path)
 
     def _write(self, path: str, recipe: Recipe) -> None:
         try:
@@ -126,7 +159,7 @@ class Recaller:
                 # the tree will take these bytes for the file's: they must not turn to zeros with the power
                 os.fdatasync(file.fileno())
         except OSError as problem:
-            raise NoSpace(why=f"staging a recalled file: {problem}") from problem
+            raise local_error(problem, "staging a recalled file") from problem
 
     def bytes_of(self, recipe: Recipe) -> Iterator[bytes]:
         """The content, checked piece by piece as it comes and as a whole at its end. Raises Damaged."""
@@ -156,7 +189,10 @@ class Recaller:
         start = run[0].offset
         stored_bytes = run[-1].offset + run[-1].stored_bytes - start
         if sum(ref.stored_bytes for ref in run) >= HEAVY_BYTES:
-            self._shelf.fetch(pack)
+            try:
+                self._shelf.fetch(pack)
+            except NoSpace as problem:
+                log.warning("recall.no_room_for_pack", extra={"pack": pack.id.hex(), "why": str(problem)})
         elif pack.contents_count > 1:
             self._fetch_behind(pack)
         data = memoryview(self._shelf.read(pack, Span(start, stored_bytes)))
@@ -242,18 +278,33 @@ class Recaller:
         self, inode: Inode, version: Version, sha256: Sha256, repository: RepositoryId, span: Span
     ) -> tuple[str, int]:
         """A sparse staged file in which at least *span* is present, and how far beyond that it is. Raises likewise."""
-        ranged = self._range(inode, version, sha256, repository)
-        stop = min(ranged.recipe.size_bytes, span.offset + (span.length or 0))
-        wanted = list(_overlapping(ranged.offsets, ranged.recipe, span.offset, stop))
-        with ranged.lock:
-            missing = [number for number in wanted if number not in ranged.present]
-            if missing:
-                with open(ranged.path, "r+b", buffering=0) as file:
-                    for number in missing:
-                        os.pwrite(file.fileno(), self._piece(ranged.recipe.pieces[number]), ranged.offsets[number])
-                        ranged.present.add(number)
-        end = ranged.offsets[wanted[-1]] + ranged.recipe.pieces[wanted[-1]].raw_bytes if wanted else stop
-        return ranged.path, end
+        for _ in range(RANGE_ATTEMPTS_MAX):
+            ranged = self._range(inode, version, sha256, repository)
+            stop = min(ranged.recipe.size_bytes, span.offset + (span.length or 0))
+            wanted = list(_overlapping(ranged.offsets, ranged.recipe, span.offset, stop))
+            with ranged.lock:
+                if ranged.forgotten:
+                    continue
+                self._bring(ranged, [number for number in wanted if number not in ranged.present])
+            end = ranged.offsets[wanted[-1]] + ranged.recipe.pieces[wanted[-1]].raw_bytes if wanted else stop
+            return ranged.path, end
+        raise RecallFailed(what=f"inode {inode} version {version}", why="too many large files are read at once")
+
+    def _bring(self, ranged: _Ranged, missing: list[int]) -> None:
+        """Put pieces where they belong; one counts as present only when all of it is. Needs the range's lock."""
+        if not missing:
+            return
+        try:
+            with open(ranged.path, "r+b", buffering=0) as file:
+                for number in missing:
+                    raw = memoryview(self._piece(ranged.recipe.pieces[number]))
+                    offset = ranged.offsets[number]
+                    while raw:  # a disk that is nearly full takes less than it is given
+                        done = os.pwrite(file.fileno(), raw, offset)
+                        raw, offset = raw[done:], offset + done
+                    ranged.present.add(number)
+        except OSError as problem:
+            raise local_error(problem, "staging a part of a file") from problem
 
     def _range(self, inode: Inode, version: Version, sha256: Sha256, repository: RepositoryId) -> _Ranged:
         with self._lock:
@@ -267,16 +318,24 @@ class Recaller:
         for ref in recipe.pieces:
             offsets.append(position)
             position += ref.raw_bytes
-        path = os.path.join(self._folder, f"{inode:x}.{version:x}.part")
+        forgotten: list[_Ranged] = []
         with self._lock:
             if (inode, version) not in self._ranged:
-                with open(path, "wb") as file:
-                    file.truncate(recipe.size_bytes)
+                path = self._place(inode, version)
+                try:
+                    with open(path, "xb") as file:
+                        file.truncate(recipe.size_bytes)
+                except OSError as problem:
+                    raise local_error(problem, "staging a part of a file") from problem
                 self._ranged[inode, version] = _Ranged(path, recipe, offsets, set(), threading.Lock())
                 while len(self._ranged) > RANGES_MAX:
-                    _, oldest = self._ranged.popitem(last=False)
-                    os.unlink(oldest.path)
-            return self._ranged[inode, version]
+                    forgotten.append(self._ranged.popitem(last=False)[1])
+            found = self._ranged[inode, version]
+        for ranged in forgotten:
+            with ranged.lock:
+                ranged.forgotten = True
+                os.unlink(ranged.path)
+        return found
 
     # -- ahead -------------------------------------------------------------------------------------------------
 

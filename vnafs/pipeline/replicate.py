@@ -2,7 +2,8 @@
 
 Each target has its own queue rows, its own threads and its own back-off, so a dead one delays nobody. A pack's
 bytes come from the local pack folder, or from another target that holds a verified copy. Order is safety: object
-on the target, verified, row committed, tree told, local pack removed.
+on the target, verified, row on stable storage, tree told, local pack removed. A pack that fails goes to the end of
+the queue, so that one that never works holds up no other.
 """
 
 from __future__ import annotations
@@ -19,14 +20,14 @@ from vnafs.domain.errors import (
     Damaged,
     NoSpace,
     ObjectExists,
-    ObjectMissing,
     RecallFailed,
+    TargetError,
     TargetRefused,
     TargetUnavailable,
     VnaError,
 )
 from vnafs.domain.faults import Faults
-from vnafs.domain.ids import PackNumber, TargetName, pack_object_name
+from vnafs.domain.ids import ObjectName, PackNumber, TargetName, pack_object_name
 from vnafs.index import copies, packs, targets
 from vnafs.index.engine import Engine
 from vnafs.pipeline.shelf import Shelf
@@ -52,7 +53,7 @@ class Health:
 class Replicator:
     """All transfers to one target.
 
-    *verified* is told of each pack whose copy was just recorded.
+    *verified* is told of each pack whose copy was just recorded, *lost* that a copy counts no more.
     """
 
     def __init__(  # noqa: PLR0913 - a stage's parts and exits, each named where it is wired
@@ -66,6 +67,7 @@ class Replicator:
         clock: Clock,
         faults: Faults,
         verified: Callable[[PackNumber], None],
+        lost: Callable[[], None],
         fatal: Callable[[BaseException], None],
     ) -> None:
         self.number = number
@@ -76,6 +78,7 @@ class Replicator:
         self._clock = clock
         self._faults = faults
         self._verified = verified
+        self._lost = lost
         self._fatal = fatal
         self._capabilities: Capabilities | None = None
         self._changed = threading.Condition()
@@ -114,35 +117,53 @@ class Replicator:
             self._stopping = True
             self._changed.notify_all()
         for thread in self._threads:
-            thread.join(timeout=10)
+            if thread.is_alive():
+                thread.join(timeout=10)
 
     # -- the threads -----------------------------------------------------------------------------------------
 
     def _run(self) -> None:
         try:
-            while (transfer := self._next()) is not None:
-                try:
-                    self._one(transfer)
-                finally:
-                    with self._changed:
-                        self._in_flight.discard(transfer.pack)
-                        self._changed.notify()
+            while not self._stopping:
+                if not self.step():
+                    self._wait()
         except BaseException as problem:
             self._fatal(problem)
 
-    def _next(self) -> copies.Transfer | None:
-        """The next transfer that is due and that nobody else has; waits for one. None when stopping."""
+    def step(self) -> bool:
+        """Make one transfer that is due and that no other thread has; whether there was one."""
         with self._changed:
-            while not self._stopping:
-                wait = self._not_before - self._clock.monotonic()
-                # while the target is down one thread tries and the others wait
-                trying = self._failures == 0 or not self._in_flight
-                transfer = self._due() if wait <= 0 and trying else None
-                if transfer is not None:
-                    self._in_flight.add(transfer.pack)
-                    return transfer
+            transfer = self._take()
+        if transfer is None:
+            return False
+        try:
+            self._one(transfer)
+        except NoSpace as problem:
+            # not even a row can be written: the transfer is still asked for, and found again
+            log.warning("replicate.no_space", extra={"target": self.name, "why": str(problem)})
+            with self._changed:
+                self._not_before = self._clock.monotonic() + BACKOFF_SECONDS_MIN
+        finally:
+            with self._changed:
+                self._in_flight.discard(transfer.pack)
+                self._changed.notify()
+        return True
+
+    def _take(self) -> copies.Transfer | None:
+        # while the target is down one thread tries and the others wait
+        trying = self._failures == 0 or not self._in_flight
+        if self._stopping or not trying or self._clock.monotonic() < self._not_before:
+            return None
+        transfer = self._due()
+        if transfer is not None:
+            self._in_flight.add(transfer.pack)
+        return transfer
+
+    def _wait(self) -> None:
+        with self._changed:
+            wait = self._not_before - self._clock.monotonic()
+            if not self._stopping:
                 self._changed.wait(min(IDLE_SECONDS, wait) if wait > 0 else IDLE_SECONDS)
-        return None
 
     def _due(self) -> copies.Transfer | None:
         now = self._clock.now()
@@ -159,9 +180,9 @@ class Replicator:
     def _one(self, transfer: copies.Transfer) -> None:
         try:
             how = self._transfer(transfer.pack)
-        except (TargetUnavailable, TargetRefused, ObjectMissing, ObjectExists) as problem:
-            self._fell_back(transfer, problem, whole_target=isinstance(problem, TargetUnavailable | TargetRefused))
-        except (Damaged, NoSpace, RecallFailed, OSError) as problem:
+        except (TargetUnavailable, TargetRefused) as problem:
+            self._fell_back(transfer, problem, whole_target=True)
+        except (TargetError, Damaged, NoSpace, RecallFailed, OSError) as problem:
             self._fell_back(transfer, problem, whole_target=False)
         else:
             self._succeeded()
@@ -177,18 +198,29 @@ class Replicator:
         capabilities = self.capabilities()
         name = pack_object_name(pack.id)
         self._faults.reach("replicate.started")
-        with self._shelf.body(pack, besides=self.number) as body:
-            self.target.put(name, body)
+        try:
+            with self._shelf.body(pack, besides=self.number) as body:
+                self.target.put(name, body)
+        except RecallFailed:
+            # There is nothing to put. What is there may be good all the same: it was unreachable, or garbled on its
+            # way to us, when it was looked at. If it is not, it may be good in part, and stays.
+            return verify(self.target, name, pack.size_bytes, pack.sha256, capabilities)
+        except ObjectExists as problem:
+            self._discard(number, name)
+            raise Damaged(what=f"Object {name} on target {self.name}") from problem
         self._faults.reach("replicate.uploaded")
         try:
             how = verify(self.target, name, pack.size_bytes, pack.sha256, capabilities)
         except Damaged:
-            # Ours, put a moment ago and never counted: it may go, and the next attempt puts it again.
-            self._note_damage(number)
-            self.target.delete(name)
+            self._discard(number, name)
             raise
         self._faults.reach("replicate.verified")
         return how
+
+    def _discard(self, number: PackNumber, name: ObjectName) -> None:
+        """What is at *name* is ours by its name, wrong, and counts for nothing: the next attempt puts it again."""
+        self._note_damage(number)
+        self.target.delete(name)
 
     # -- what the target can do ------------------------------------------------------------------------------
 
@@ -217,6 +249,7 @@ class Replicator:
     def damaged(self, number: PackNumber) -> None:
         """A copy that counted is wrong or gone: it counts no more, and is put again from a good one."""
         self._note_damage(number)
+        self._lost()
         with self._store.write() as tx:
             copies.enqueue(tx, copies.Transfer(self.number, self._clock.now(), number, 0))
         self.kick()
@@ -239,6 +272,8 @@ class Replicator:
                     tx,
                     copies.PackCopy(transfer.pack, self.number, CopyState.VERIFIED, how, self._clock.now()),
                 )
+        # local bytes may go for what this row says
+        self._store.sync(self._store.position)
         self._faults.reach("replicate.recorded")
         self._verified(transfer.pack)
         self._faults.reach("replicate.proposed")
@@ -258,20 +293,21 @@ class Replicator:
         with self._changed:
             failures = self._failures + 1 if whole_target else transfer.attempts + 1
             delay = min(BACKOFF_SECONDS_MAX, BACKOFF_SECONDS_MIN * 2.0 ** min(failures - 1, 10))
-            asked = problem.fields.get("retry_after") if isinstance(problem, VnaError) else None
+            asked = problem.fields.get("retry_after_seconds") if isinstance(problem, VnaError) else None
             if isinstance(asked, int | float):
                 delay = min(max(delay, float(asked)), BACKOFF_SECONDS_MAX)
             delay *= random.uniform(0.75, 1.25)
+            due = Instant(self._clock.now() + int(delay * NANOSECONDS))
             if whole_target:
+                if self._failures:
+                    due = self._clock.now()  # the fault is hardly this pack's: it goes behind those that are due
                 self._failures = failures
                 self._not_before = self._clock.monotonic() + delay
                 since = self.health.since if not self.health.reachable else self._clock.now()
                 self.health = Health(reachable=False, why=str(problem), since=since)
-        if not whole_target:
-            due = Instant(self._clock.now() + int(delay * NANOSECONDS))
-            with self._store.write() as tx:
-                copies.dequeue(tx, transfer)
-                copies.enqueue(tx, copies.Transfer(self.number, due, transfer.pack, transfer.attempts + 1))
+        with self._store.write() as tx:
+            copies.dequeue(tx, transfer)
+            copies.enqueue(tx, copies.Transfer(self.number, due, transfer.pack, transfer.attempts + 1))
 
 
 def backfill(store: Engine, number: int, *, now: Instant, batch: int = 1000) -> int:

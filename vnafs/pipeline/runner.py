@@ -3,35 +3,38 @@
 Work is found in the namespace's queue rows and the store's transfer rows; nothing that matters is only in memory.
 Threads: one that looks for work, some that seal and pack, one that proposes, one that watches the disk, and those
 of the recorder, the replicators and the recaller. Any of them dying ends the process: the supervisor starts it
-again, and it goes on from its rows.
+again, and it goes on from its rows. Each thread repeats one step that can also be called from outside: `step` does
+one of each in the caller's thread, for whoever wants everything in a known order.
 """
 
 from __future__ import annotations
 
-import collections
 import dataclasses
 import logging
 import os
 import queue
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 from vnafs.content import packfile
 from vnafs.domain.clock import NANOSECONDS, Clock, Instant
-from vnafs.domain.copies import Capabilities, Copy
-from vnafs.domain.errors import DaemonUnreachable, NoSpace, NotFound, NotYet, VnaError
+from vnafs.domain.copies import Capabilities, Copy, CopyState
+from vnafs.domain.errors import ConfigurationInvalid, NotFound, Refused, VnaError
 from vnafs.domain.faults import Faults
-from vnafs.domain.files import Candidate, FileFacts, FileState, Proposal, Seal, Verdict
-from vnafs.domain.ids import ContentNumber, Inode, PackNumber, RepositoryId, TargetName, Version
+from vnafs.domain.files import Candidate, FileFacts, FileState, Proposal, Verdict
+from vnafs.domain.ids import ContentNumber, Inode, PackNumber, RepositoryId, Sha256, TargetName, Version
 from vnafs.domain.repositories import Repository
 from vnafs.index import contents, copies, packs, targets
-from vnafs.index.engine import Engine
+from vnafs.index.engine import Engine, Reader
 from vnafs.local.spool import sync_file_system
 from vnafs.pipeline.evict import Evictor, Watermarks, watermarks
+from vnafs.pipeline.flights import Flights
 from vnafs.pipeline.held import copies_of_content
 from vnafs.pipeline.namespace import ANY_TIME, Described, Namespace
 from vnafs.pipeline.pack import File, Packer, PackerSettings
+from vnafs.pipeline.propose import Proposer
 from vnafs.pipeline.recall import Recaller
+from vnafs.pipeline.reconcile import Reconciler
 from vnafs.pipeline.replicate import Replicator, backfill
 from vnafs.pipeline.seal import Gone, Later, reading
 from vnafs.pipeline.shelf import Shelf
@@ -42,15 +45,13 @@ log = logging.getLogger(__name__)
 
 LOOK_SECONDS = 0.2
 SEALED_LOOK_SECONDS = 5.0
-SEALED_SAY_SECONDS = 1.0
 DISK_LOOK_SECONDS = 2.0
 RETRY_SECONDS = 10.0
+SET_BACK_SECONDS = 60.0
+"""A row that is due later than any quiet time and retry explains was made before the clock was set back."""
 CANDIDATES_MAX = 256
 TICK_NANOSECONDS = 20_000_000
 """More than the coarsest kernel clock that files are stamped with (CONFIG_HZ=100)."""
-PROPOSALS_AT_ONCE_MAX = 32
-"""How long the tree may be kept busy by one request."""
-PROPOSALS_MAX = 100_000
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -71,7 +72,6 @@ class TieringSettings:
     recall_cache_bytes_max: int
     high_watermark_percent: float
     low_watermark_percent: float
-    local_bytes_max: int
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -82,15 +82,6 @@ class Destination:
     """Makes the target, given what its last probe found."""
     url: str
     transfers_max: int
-
-
-@dataclasses.dataclass(slots=True)
-class _Flight:
-    """A version between being found and the tree's answer."""
-
-    since: float
-    seal: Seal | None = None
-    said_sealed: bool = False
 
 
 class Tiering:
@@ -116,13 +107,12 @@ class Tiering:
         self._clock = clock
         self._faults = faults
         self._fatal = fatal
+        self._started = False
         self._stopping = threading.Event()
         self._lock = threading.Lock()
-        self._flights: dict[tuple[Inode, Version], _Flight] = {}
+        self._flights = Flights(clock)
         self._candidates: queue.Queue[tuple[Candidate, Instant] | None] = queue.Queue()
-        self._proposals: collections.deque[Proposal] = collections.deque()
-        self._proposed = threading.Condition()
-        self._sweep_due = True
+        self._sealed_look = self._pack_not_before = clock.monotonic()
         self._stalled = ""
         self._replicators: dict[int, Replicator] = {}
         self.shelf = Shelf(
@@ -133,7 +123,9 @@ class Tiering:
             cache_bytes_max=settings.recall_cache_bytes_max,
         )
         self.recaller = Recaller(store, self.shelf, settings.staging_folder, clock=clock, faults=faults, fatal=fatal)
-        self.evictor = Evictor(tree, namespace, self.copies_of, clock=clock, faults=faults)
+        self.evictor = Evictor(tree, namespace, self.copies_of, settle=self._settle, clock=clock, faults=faults)
+        self._proposer = Proposer(tree, heed=self._heed, dropped=self._dropped)
+        self._reconciler = Reconciler(store, namespace, self.shelf, propose=self._proposer.add)
         self.packer = Packer(
             store,
             PackerSettings(
@@ -145,13 +137,13 @@ class Tiering:
             ),
             clock=clock,
             faults=faults,
-            propose=self._propose,
+            propose=self._proposer.add,
             recorded=self._recorded,
             lost=self._lost,
             fatal=fatal,
         )
-        names = {"look": self._look, "propose": self._propose_all, "disk": self._watch_disk}
-        names |= {f"seal-{n}": self._work for n in range(settings.workers)}
+        names = {"look": self._look_on, "propose": self._proposer.run, "disk": self._watch_on}
+        names |= {f"seal-{n}": self._seal_on for n in range(settings.workers)}
         self._threads = [
             threading.Thread(target=self._guarded, args=(w,), name=n, daemon=True) for n, w in names.items()
         ]
@@ -160,6 +152,11 @@ class Tiering:
 
     def start(self) -> None:
         """Begin."""
+        self._started = True
+        self.packer.start()
+        self.recaller.start()
+        for replicator in self.replicators():
+            replicator.start()
         for thread in self._threads:
             thread.start()
 
@@ -168,12 +165,11 @@ class Tiering:
         self._stopping.set()
         for _ in range(self._settings.workers):
             self._candidates.put(None)
-        with self._proposed:
-            self._proposed.notify_all()
+        self._proposer.stop()
         for thread in self._threads:
             thread.join(timeout=30)
         self.packer.stop()
-        for replicator in list(self._replicators.values()):
+        for replicator in self.replicators():
             replicator.stop()
         self.recaller.stop()
 
@@ -183,10 +179,25 @@ class Tiering:
         except BaseException as problem:
             self._fatal(problem)
 
+    def step(self) -> bool:
+        """One step of every stage in this thread, instead of `start`; whether any of them had something to do."""
+        self.look()
+        done = self.seal_next()
+        done |= self.packer.record_next()
+        for replicator in self.replicators():
+            done |= replicator.step()
+        if len(self._proposer):
+            done |= self._proposer.step()
+        return done
+
     # -- targets -----------------------------------------------------------------------------------------------
 
     def set_targets(self, wanted: Mapping[TargetName, Destination]) -> None:
-        """Follow the configuration: new targets are back-filled, those that are gone no longer count."""
+        """Follow the configuration: new targets are back-filled, those that are missing cannot be reached now.
+
+        A missing one still counts: only `retire` ends that, and it looks first. Raises ConfigurationInvalid when a
+        name points to another place than the one its copies are at.
+        """
         now = self._clock.now()
         with self._store.write() as tx:
             known = {row.name: row for row in targets.every(tx) if not row.removed}
@@ -196,11 +207,17 @@ class Tiering:
                     number += 1
                     known[name] = targets.TargetRow(number, name, destination.url)
                     targets.put(tx, known[name])
-            for name, row in known.items():
-                if name not in wanted:
-                    targets.put(tx, dataclasses.replace(row, removed=True))
+                elif known[name].url != destination.url:
+                    raise ConfigurationInvalid(
+                        file="vnafs.toml",
+                        key=f"target {name}: url",
+                        value=destination.url,
+                        why=f"its copies are at {known[name].url}",
+                        fix="Write that URL again, and add the other place as a target with another name",
+                    )
         for name, row in known.items():
-            running = self._replicators.get(row.number)
+            with self._lock:
+                running = self._replicators.get(row.number)
             if name not in wanted and running is not None:
                 with self._lock:
                     del self._replicators[row.number]
@@ -208,7 +225,30 @@ class Tiering:
             elif name in wanted and running is None:
                 backfill(self._store, row.number, now=now)
                 self._run_replicator(row, wanted[name])
-        self._sweep_due = True
+        self._reconciler.ask()
+
+    def retire(self, name: TargetName) -> None:
+        """Let a target count no more. Raises NotFound, or Refused when it alone holds some pack verified."""
+        with self._store.write() as tx:
+            row = next((row for row in targets.current(tx).values() if row.name == name), None)
+            if row is None:
+                raise NotFound(what=f"target {name}")
+            others = targets.current(tx).keys() - {row.number}
+            alone = 0
+            for pack in packs.every(tx):
+                held = {c.target for c in copies.of_pack(tx, pack.number) if c.state is CopyState.VERIFIED}
+                alone += row.number in held and not held & others
+            if alone:
+                raise Refused(
+                    what=f"Removing target {name}",
+                    why=f"{alone} packs have their only verified copy there; add another target and wait for it first",
+                )
+            targets.put(tx, dataclasses.replace(row, removed=True))
+        with self._lock:
+            running = self._replicators.pop(row.number, None)
+        if running is not None:
+            running.stop()
+        self._reconciler.ask()
 
     def _run_replicator(self, row: targets.TargetRow, destination: Destination) -> None:
         replicator = Replicator(
@@ -220,15 +260,18 @@ class Tiering:
             clock=self._clock,
             faults=self._faults,
             verified=self._verified,
+            lost=self._reconciler.ask,
             fatal=self._fatal,
         )
         with self._lock:
             self._replicators[row.number] = replicator
-        replicator.start()
+        if self._started:
+            replicator.start()
 
     def _sources(self) -> Mapping[int, Target]:
-        with self._lock:
-            return {number: replicator.target for number, replicator in self._replicators.items()}
+        """Targets to read from, those that answer first: a reader must not wait for one that is known to be down."""
+        found = sorted(self.replicators(), key=lambda replicator: not replicator.health.reachable)
+        return {replicator.number: replicator.target for replicator in found}
 
     def replicators(self) -> list[Replicator]:
         """Every target's transfers, for status."""
@@ -237,43 +280,49 @@ class Tiering:
 
     # -- looking for work --------------------------------------------------------------------------------------
 
-    def _look(self) -> None:
-        sealed_due = 0.0
+    def _look_on(self) -> None:
         while not self._stopping.wait(LOOK_SECONDS):
-            self.packer.close_aged()
-            self._say_sealed()
-            if not self._room_for_packs():
-                continue
-            self._dispatch(FileState.OPEN, self._clock.now())
-            if self._clock.monotonic() >= sealed_due:
-                # rows of versions that were in hand when a daemon died, and of packs that were lost
-                self._dispatch(FileState.SEALED, ANY_TIME)
-                sealed_due = self._clock.monotonic() + SEALED_LOOK_SECONDS
-            if self._sweep_due:
-                self._sweep_due = False
-                self._sweep()
+            self.look()
 
-    def _dispatch(self, state: FileState, until: Instant) -> None:
-        found = self._fresh(state, until)
+    def look(self) -> None:
+        """Find versions that are due, and close packs that are."""
+        self.packer.close_aged()
+        self._flights.tidy()
+        self._proposer.add(self._flights.unsaid())
+        self._reconciler.step()
+        now = self._clock.monotonic()
+        if now < self._pack_not_before or not self._room_for_packs():
+            return
+        self._dispatch(FileState.OPEN, self._clock.now())
+        if now >= self._sealed_look:
+            # rows of versions that were in hand when a daemon died, and of packs that were lost
+            self._dispatch(FileState.SEALED, ANY_TIME)
+            self._dispatch_set_back()
+            self._sealed_look = now + SEALED_LOOK_SECONDS
+
+    def _dispatch(self, state: FileState, until: Instant, after: Candidate | None = None) -> None:
+        found = self._fresh(state, until, after)
         if not found:
             return
         # one sync for all of them; times of change are as coarse as the kernel's tick
         synced = Instant(self._clock.now() - TICK_NANOSECONDS)
         sync_file_system(self._settings.spool_folder)
         for candidate in found:
-            with self._lock:
-                self._flights[candidate.inode, candidate.version] = _Flight(self._clock.monotonic())
+            self._flights.begin(candidate)
             self._candidates.put((candidate, synced))
 
-    def _fresh(self, state: FileState, until: Instant) -> list[Candidate]:
+    def _dispatch_set_back(self) -> None:
+        """Rows that an hour's step of the clock put into the future: they get a due time that will come."""
+        latest = self._clock.now() + int((self._settings.quiet_seconds + SET_BACK_SECONDS) * NANOSECONDS)
+        self._dispatch(FileState.OPEN, ANY_TIME, Candidate(Inode(0), Version(0), FileState.OPEN, Instant(latest)))
+
+    def _fresh(self, state: FileState, until: Instant, after: Candidate | None) -> list[Candidate]:
         """Versions that are due and not in hand, as many as there is room for: the next look finds the others."""
         room = CANDIDATES_MAX - self._candidates.qsize()
         found: list[Candidate] = []
-        after: Candidate | None = None
         while len(found) < room:
             batch = self._namespace.waiting(state, until=until, limit=CANDIDATES_MAX, after=after)
-            with self._lock:
-                found += [c for c in batch if (c.inode, c.version) not in self._flights]
+            found += self._flights.fresh(batch)
             if len(batch) < CANDIDATES_MAX:
                 break
             after = batch[-1]
@@ -281,7 +330,13 @@ class Tiering:
 
     def _room_for_packs(self) -> bool:
         """Whether packs that wait for targets leave room for more."""
-        waiting = sum(entry.stat().st_size for entry in os.scandir(self._settings.packs_folder) if entry.is_file())
+        waiting = 0
+        with os.scandir(self._settings.packs_folder) as found:
+            for entry in found:
+                try:
+                    waiting += entry.stat().st_size
+                except FileNotFoundError:
+                    continue  # closed or taken by its targets just now
         if waiting <= self._settings.waiting_bytes_max:
             self._stalled = ""
             return True
@@ -299,66 +354,34 @@ class Tiering:
         """Why packing waits, or nothing."""
         return self._stalled
 
-    def _say_sealed(self) -> None:
-        """Tell the tree of versions that are sealed but whose pack is still open."""
-        now = self._clock.monotonic()
-        proposals = []
-        with self._lock:
-            for (inode, version), flight in self._flights.items():
-                if flight.seal is not None and not flight.said_sealed and now - flight.since >= SEALED_SAY_SECONDS:
-                    flight.said_sealed = True
-                    proposals.append(Proposal(inode, version, FileState.SEALED, flight.seal))
-        self._propose(proposals)
-
-    def _sweep(self) -> None:
-        """Propose again what a crash, a lost answer or a changed rule left behind: only rows in work are looked at."""
-        for state, wanted in ((FileState.PACKED, FileState.REPLICATED), (FileState.REPLICATED, FileState.PACKED)):
-            after: Candidate | None = None
-            while batch := self._namespace.waiting(state, limit=CANDIDATES_MAX, after=after):
-                for candidate in batch:
-                    after = candidate
-                    enough = self._has_copies(candidate.inode, candidate.version)
-                    if enough is (wanted is FileState.REPLICATED):
-                        self._propose([Proposal(candidate.inode, candidate.version, wanted)])
-                if self._stopping.is_set():
-                    return
-
-    def _has_copies(self, inode: Inode, version: Version) -> bool | None:
-        """Whether a version has the copies its repository asks for; None when nothing can be said of it."""
-        try:
-            facts = self._namespace.facts(inode)
-            repository = self._namespace.repository(facts.repository)
-        except NotFound:
-            return None
-        if facts.version != version or facts.sha256 is None:
-            return None
-        with self._store.write() as tx:  # heals a use that a crash kept from being noted; mostly changes nothing
-            content = contents.find(tx, facts.sha256, facts.repository)
-            if content is None:
-                return None
-            if (inode, version) not in set(contents.uses(tx, content.number)):
-                contents.add_use(tx, content.number, inode, version)
-        return len(self.copies_of(facts)) >= max(1, repository.copies_min)
-
     # -- sealing -----------------------------------------------------------------------------------------------
 
-    def _work(self) -> None:
-        while (found := self._candidates.get()) is not None:
-            if self._stopping.is_set():
-                return
-            candidate, synced = found
-            try:
-                later = self._seal(candidate, synced)
-            except (NoSpace, NotYet, DaemonUnreachable) as problem:
-                log.warning("seal.later", extra={"inode": candidate.inode, "why": str(problem)})
-                later = Later(str(problem), self._soon())
-            except OSError as problem:
-                log.exception("seal.failed", extra={"inode": candidate.inode})
-                later = Later(str(problem), self._soon())
-            if later is not None:
-                self._land(candidate.inode, candidate.version)
-                if isinstance(later, Later):
-                    self._postpone(candidate, later.due)
+    def _seal_on(self) -> None:
+        while (found := self._candidates.get()) is not None and not self._stopping.is_set():
+            self._take(*found)
+
+    def seal_next(self) -> bool:
+        """Seal and pack the next version that was found; whether there was one."""
+        try:
+            found = self._candidates.get_nowait()
+        except queue.Empty:
+            return False
+        if found is None:
+            return False
+        self._take(*found)
+        return True
+
+    def _take(self, candidate: Candidate, synced: Instant) -> None:
+        try:
+            later = self._seal(candidate, synced)
+        except (VnaError, OSError) as problem:
+            # one file's trouble is no other's: it comes back, and the log says why
+            log.warning("seal.later", extra={"inode": candidate.inode, "why": str(problem)})
+            later = Later(str(problem), self._soon())
+        if later is not None:
+            self._flights.land(candidate.inode, candidate.version)
+            if isinstance(later, Later):
+                self._postpone(candidate, later.due)
 
     def _seal(self, candidate: Candidate, synced: Instant) -> Later | Gone | None:
         """None when the version is in hand of the packer."""
@@ -381,10 +404,7 @@ class Tiering:
             seal = self.packer.add(sealing, repository, _hints(described))
             if seal is None:
                 return Later("changed while it was read", self._soon())
-            with self._lock:
-                flight = self._flights.get((candidate.inode, candidate.version))
-                if flight is not None:
-                    flight.seal = seal
+            self._flights.sealed(candidate, seal)
         return None
 
     def _soon(self) -> Instant:
@@ -396,75 +416,42 @@ class Tiering:
         except VnaError as problem:
             log.warning("seal.postpone_failed", extra={"inode": candidate.inode, "why": str(problem)})
 
-    def _land(self, inode: Inode, version: Version) -> None:
-        with self._lock:
-            self._flights.pop((inode, version), None)
-
     def _lost(self, files: list[File], problem: VnaError) -> None:
-        """A pack could not be written: its files are taken up again from their rows."""
+        """A pack could not be written: its files are taken up again from their rows, after a while."""
         log.warning("pack.files_return", extra={"files": len(files), "why": str(problem)})
+        self._pack_not_before = self._clock.monotonic() + RETRY_SECONDS
         for file in files:
-            self._land(file.inode, file.version)
+            self._flights.land(file.inode, file.version, file.seal)
 
     # -- proposing ---------------------------------------------------------------------------------------------
 
-    def _propose(self, proposals: Sequence[Proposal]) -> None:
-        if not proposals:
-            return
-        with self._proposed:
-            if len(self._proposals) + len(proposals) > PROPOSALS_MAX:
-                self._sweep_due = True
-                for proposal in proposals:
-                    self._land(proposal.inode, proposal.version)
-                return
-            self._proposals.extend(proposals)
-            self._proposed.notify()
-
-    def _propose_all(self) -> None:
-        while True:
-            with self._proposed:
-                while not self._proposals and not self._stopping.is_set():
-                    self._proposed.wait()
-                if not self._proposals:
-                    return
-                batch = [self._proposals.popleft() for _ in range(min(len(self._proposals), PROPOSALS_AT_ONCE_MAX))]
-            try:
-                verdicts = self._tree.advance(batch)
-            except VnaError as problem:
-                log.warning("propose.later", extra={"why": str(problem)})
-                with self._proposed:
-                    self._proposals.extendleft(reversed(batch))
-                if self._stopping.wait(1.0):
-                    return
-                continue
-            self._heed(batch, verdicts)
+    def _dropped(self, proposals: Sequence[Proposal]) -> None:
+        for proposal in proposals:
+            self._flights.land(proposal.inode, proposal.version, proposal.seal)
+        self._reconciler.ask()
 
     def _heed(self, batch: Sequence[Proposal], verdicts: Sequence[Verdict]) -> None:
         ready = []
-        for proposal, verdict in zip(batch, verdicts, strict=True):
-            if proposal.state is FileState.SEALED and verdict is Verdict.DONE:
-                continue
-            if proposal.state is not FileState.REPLICATED:
-                self._land(proposal.inode, proposal.version)
-            if proposal.state is FileState.PACKED and verdict is Verdict.DONE and self._is_ready(proposal):
-                ready.append(Proposal(proposal.inode, proposal.version, FileState.REPLICATED))
-        self._propose(ready)
-
-    def _is_ready(self, proposal: Proposal) -> bool:
-        """Whether a version that was just packed has all its copies already, because its content was known."""
-        if proposal.seal is None:
-            return False
         with self._store.read() as reader:
-            repositories = self._repositories()
-            for repository in repositories.values():
-                content = contents.find(reader, proposal.seal.sha256, repository.id)
-                if content is None:
+            counted = targets.current(reader).keys()
+            for proposal, verdict in zip(batch, verdicts, strict=True):
+                if proposal.seal is None or (proposal.state is FileState.SEALED and verdict is Verdict.DONE):
                     continue
-                held = copies.verified_on(reader, content.packs())
-                if len(held) >= max(1, repository.copies_min) and (proposal.inode, proposal.version) in set(
-                    contents.uses(reader, content.number)
-                ):
-                    return True
+                self._flights.land(proposal.inode, proposal.version, proposal.seal)
+                if proposal.state is FileState.PACKED and verdict is Verdict.DONE:
+                    sha256 = proposal.seal.sha256
+                    if self._is_ready(reader, counted, proposal.inode, proposal.version, sha256):
+                        ready.append(_replicated(proposal.inode, proposal.version, sha256))
+        self._proposer.add(ready)
+
+    def _is_ready(
+        self, reader: Reader, counted: Collection[int], inode: Inode, version: Version, sha256: Sha256
+    ) -> bool:
+        """Whether a version that was just packed has all its copies already, because its content was known."""
+        for repository in self._repositories().values():
+            content = contents.find(reader, sha256, repository.id)
+            if content is not None and contents.has_use(reader, content.number, inode, version):
+                return _enough(reader, content, repository, counted)
         return False
 
     def _repositories(self) -> dict[RepositoryId, Repository]:
@@ -481,43 +468,49 @@ class Tiering:
         repositories = self._repositories()
         proposals: list[Proposal] = []
         with self._store.read() as reader:
+            counted = targets.current(reader).keys()
             pack = packs.get(reader, number)
             if pack is None or pack.repository not in repositories:
                 return
-            wanted = max(1, repositories[pack.repository].copies_min)
-            for content in contents.of_pack(reader, pack.contents_first, pack.contents_count):
-                if len(copies.verified_on(reader, content.packs())) >= wanted:
+            repository = repositories[pack.repository]
+            leaning = (contents.get(reader, ContentNumber(n)) for n in contents.leaning_on(reader, number))
+            here = contents.of_pack(reader, pack.contents_first, pack.contents_count)
+            for content in (*here, *leaning):
+                if content is not None and _enough(reader, content, repository, counted):
                     proposals.extend(
-                        Proposal(inode, version, FileState.REPLICATED)
+                        _replicated(inode, version, content.sha256)
                         for inode, version in contents.uses(reader, content.number)
                     )
-            for leaning in contents.leaning_on(reader, number):
-                elsewhere = contents.get(reader, ContentNumber(leaning))
-                if elsewhere is not None and len(copies.verified_on(reader, elsewhere.packs())) >= wanted:
-                    proposals.extend(
-                        Proposal(inode, version, FileState.REPLICATED)
-                        for inode, version in contents.uses(reader, elsewhere.number)
-                    )
-        self._propose(proposals)
+        self._proposer.add(proposals)
 
     # -- the local disk ------------------------------------------------------------------------------------------
 
-    def _watch_disk(self) -> None:
+    def _watch_on(self) -> None:
         while not self._stopping.wait(DISK_LOOK_SECONDS):
-            used, marks = self._marks()
-            if used > marks.high_bytes:
-                try:
-                    self.evictor.make_room(lambda: self._marks()[0], marks.low_bytes, stop=self._stopping.is_set)
-                except VnaError as problem:
-                    log.warning("evict.later", extra={"why": str(problem)})
+            self.watch_disk()
+
+    def watch_disk(self) -> None:
+        """Make room when the local disk is above its mark: what was fetched ahead goes first, then files."""
+        self.recaller.tidy()
+        used, marks = self._marks()
+        if used <= marks.high_bytes:
+            return
+        self.shelf.shed()
+        try:
+            self.evictor.make_room(lambda: self._marks()[0], marks.low_bytes, stop=self._stopping.is_set)
+        except VnaError as problem:
+            log.warning("evict.later", extra={"why": str(problem)})
 
     def _marks(self) -> tuple[int, Watermarks]:
         return watermarks(
             self._settings.spool_folder,
             high_percent=self._settings.high_watermark_percent,
             low_percent=self._settings.low_watermark_percent,
-            bytes_max=self._settings.local_bytes_max,
         )
+
+    def _settle(self) -> None:
+        """Return once everything that is known of copies survives loss of power."""
+        self._store.sync(self._store.position)
 
     # -- answers -------------------------------------------------------------------------------------------------
 
@@ -532,6 +525,15 @@ class Tiering:
     def copies_of(self, facts: FileFacts) -> list[Copy]:
         """Targets that hold every byte of a file verified."""
         return [] if facts.sha256 is None else copies_of_content(self._store, facts.sha256, facts.repository)
+
+
+def _replicated(inode: Inode, version: Version, sha256: Sha256) -> Proposal:
+    return Proposal(inode, version, FileState.REPLICATED, sha256=sha256)
+
+
+def _enough(reader: Reader, content: contents.Content, repository: Repository, counted: Collection[int]) -> bool:
+    held = copies.verified_on(reader, content.packs())
+    return sum(1 for number in held if number in counted) >= max(1, repository.copies_min)
 
 
 def _hints(described: Described) -> packfile.FileHints:

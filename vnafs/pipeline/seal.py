@@ -18,7 +18,7 @@ from collections.abc import Iterator
 
 from vnafs.domain.clock import NANOSECONDS, Clock, Instant
 from vnafs.domain.faults import Faults
-from vnafs.domain.files import Candidate, FileFacts, Seal
+from vnafs.domain.files import Candidate, FileFacts, FileState, Seal
 from vnafs.domain.ids import Sha256
 from vnafs.local.spool import fingerprint_of
 
@@ -104,6 +104,11 @@ def reading(
         return
     now = clock.now()
     soon = Instant(now + int(quiet_seconds * NANOSECONDS))
+    if facts.state is FileState.OPEN and candidate.due > now:
+        # Taken up before its time because the clock was set back. Whoever opens the file for write meanwhile changes
+        # the due time, so the file was quiet when this one comes.
+        yield Later("the clock was set back", soon)
+        return
     if facts.handles_open:
         yield Later("open for writing", soon)
         return
@@ -118,7 +123,7 @@ def reading(
             yield Later("mapped or open for writing", soon)
             return
         touched = fingerprint_of(os.fstat(descriptor)).ctime_ns
-        # A clock that stepped back must not hold a file for ever: a change in the future counts as long ago.
+        # After the clock was set back a change may lie in the future; the due time saw to it that the file was quiet.
         if 0 <= now - touched < quiet_seconds * NANOSECONDS:
             yield Later("not quiet yet", Instant(touched + int(quiet_seconds * NANOSECONDS)))
             return

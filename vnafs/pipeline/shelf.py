@@ -16,10 +16,11 @@ import threading
 from collections.abc import Callable, Iterator, Mapping
 
 from vnafs.domain.copies import CopyState
-from vnafs.domain.errors import Damaged, NoSpace, RecallFailed, TargetError
+from vnafs.domain.errors import Damaged, RecallFailed, TargetError
 from vnafs.domain.ids import PackNumber, Span, pack_object_name
 from vnafs.index import copies, packs, targets
 from vnafs.index.engine import Engine
+from vnafs.local.spool import local_error
 from vnafs.targets.body import FileBody
 from vnafs.targets.port import Target
 
@@ -29,7 +30,7 @@ log = logging.getLogger(__name__)
 class Shelf:
     """Where packs' bytes come from.
 
-    *sources* answers with the targets that can be read now, by number.
+    *sources* answers with the targets that can be read now, by number, the one to be asked first at the front.
     """
 
     def __init__(
@@ -59,11 +60,17 @@ class Shelf:
     def read(self, pack: packs.Pack, span: Span) -> bytes:
         """Some bytes of a pack; not checked, the caller compares what it decodes. Raises RecallFailed."""
         for path in (self._local(pack), self._cache(pack)):
-            with contextlib.suppress(FileNotFoundError), open(path, "rb", buffering=0) as file:
-                wanted = pack.size_bytes - span.offset if span.length is None else span.length
-                data = os.pread(file.fileno(), wanted, span.offset)
-                if len(data) == wanted:
-                    return data
+            try:
+                with open(path, "rb", buffering=0) as file:
+                    wanted = pack.size_bytes - span.offset if span.length is None else span.length
+                    data = os.pread(file.fileno(), wanted, span.offset)
+            except FileNotFoundError:
+                continue
+            except OSError as problem:
+                log.error("shelf.unreadable", extra={"pack": pack.id.hex(), "why": str(problem)})  # noqa: TRY400 - a copy decides
+                continue
+            if len(data) == wanted:
+                return data
         problems = []
         for target in self._holding(pack, besides=0):
             try:
@@ -116,7 +123,7 @@ class Shelf:
                 log.warning("shelf.fetch_failed", extra={"target": target.name, "why": str(problem)})
                 problems.append(str(problem))
             except OSError as problem:
-                raise NoSpace(why=f"the recall cache: {problem}") from problem
+                raise local_error(problem, "keeping a fetched pack") from problem
             else:
                 self._keep(pack)
                 return path
@@ -139,6 +146,16 @@ class Shelf:
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(partial)
 
+    def shed(self) -> None:
+        """Let everything go that was fetched: the local disk is short of room."""
+        with self._lock:
+            names = [f"{number:x}" for number in self._cached]
+            self._cached.clear()
+            self._cached_bytes = 0
+        for name in names:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(os.path.join(self._cache_folder, name))
+
     def _keep(self, pack: packs.Pack) -> None:
         with self._lock:
             self._cached[pack.number] = pack.size_bytes
@@ -150,10 +167,16 @@ class Shelf:
                     os.unlink(os.path.join(self._cache_folder, f"{oldest:x}"))
 
     def _holding(self, pack: packs.Pack, *, besides: int) -> list[Target]:
+        """Targets with a copy, verified ones first. A damaged one may be good in part; whoever reads compares."""
         with self._store.read() as reader:
-            held = [c.target for c in copies.of_pack(reader, pack.number) if c.state is CopyState.VERIFIED]
+            known = {c.target: c.state for c in copies.of_pack(reader, pack.number) if c.target != besides}
         sources = self._sources()
-        return [sources[number] for number in held if number in sources and number != besides]
+        return [
+            target
+            for wanted in (CopyState.VERIFIED, CopyState.DAMAGED)
+            for number, target in sources.items()
+            if known.get(number) is wanted
+        ]
 
     def _local(self, pack: packs.Pack) -> str:
         return os.path.join(self._folder, f"{pack.id.hex()}.pack")
@@ -185,6 +208,8 @@ class Shelf:
             if not done or not verified & wanted:
                 return False
             packs.put(tx, dataclasses.replace(pack, local=False))
+        # the copies that were counted must not be forgotten with the power once this file is gone
+        self._store.sync(self._store.position)
         with contextlib.suppress(FileNotFoundError):
             os.unlink(self._local(pack))
         return True

@@ -60,6 +60,16 @@ def get(engine: LmdbEngine, key: bytes) -> bytes | None:
         return reader.get(key)
 
 
+def until(holds: Callable[[], bool]) -> None:
+    """Wait for another thread, but not for ever."""
+    pause = threading.Event()
+    for _ in range(20_000):
+        if holds():
+            return
+        pause.wait(0.001)
+    raise AssertionError("it never came to that")
+
+
 class Beside:
     """Another process with the environment open read-only; answers one line for each command."""
 
@@ -178,6 +188,28 @@ def test_a_missing_segment_is_not_taken_for_an_empty_one(tmp_path: Path) -> None
         LmdbEngine(path, log=UNFOLDED)
 
 
+@pytest.mark.parametrize(("made", "opened"), [(b"", b"ab"), (b"ab", b""), (b"ab", b"abc"), (b"ab", b"b")])
+def test_rows_are_not_hidden_by_opening_with_other_tables(tmp_path: Path, made: bytes, opened: bytes) -> None:
+    path = str(tmp_path / "index")
+    with contextlib.closing(LmdbEngine(path, tables=made)) as engine:
+        put(engine, b"a", b"1")
+    for read_only in (False, True):
+        with pytest.raises(IndexBroken, match="other tables"):
+            LmdbEngine(path, tables=opened, read_only=read_only)
+        with contextlib.closing(LmdbEngine(path, tables=made, read_only=read_only)) as engine:
+            assert get(engine, b"a") == b"1"
+
+
+def test_a_reader_that_comes_while_the_owner_makes_the_tables_is_told_to_come_back(tmp_path: Path) -> None:
+    path = str(tmp_path / "index")
+    LmdbEngine(path).close()
+    for _ in range(2):
+        with pytest.raises(NotYet):
+            LmdbEngine(path, tables=b"ab", read_only=True)
+    LmdbEngine(path, tables=b"ab").close()
+    LmdbEngine(path, tables=b"ab", read_only=True).close()
+
+
 def test_a_file_that_is_no_environment_is_broken(tmp_path: Path) -> None:
     path = tmp_path / "index"
     path.mkdir()
@@ -221,8 +253,7 @@ def test_waiters_share_syncs(tmp_path: Path) -> None:
         threads = [threading.Thread(target=commit_and_sync, args=(number,)) for number in range(30)]
         for thread in threads:
             thread.start()
-        while engine.position < 30:
-            threading.Event().wait(0.001)
+        until(lambda: engine.position == 30)
         gate.set()
         for thread in threads:
             thread.join()
@@ -322,8 +353,9 @@ def test_a_full_log_makes_writers_wait_until_it_is_folded(tmp_path: Path) -> Non
 
     thread = threading.Thread(target=fill)
     thread.start()
-    assert not done.wait(0.2)
-    assert 8 <= engine.position < 20
+    until(lambda: engine.position == 14)  # seven records in each segment
+    assert not done.wait(0.1)
+    assert engine.position == 14
     gate.set()
     assert done.wait(20)
     thread.join()
@@ -331,6 +363,17 @@ def test_a_full_log_makes_writers_wait_until_it_is_folded(tmp_path: Path) -> Non
     assert {os.stat(tmp_path / "index" / name).st_size for name in logfile.SEGMENT_NAMES} == {4096}
     with contextlib.closing(LmdbEngine(str(tmp_path / "index"), log=settings)) as engine, engine.read() as reader:
         assert sum(1 for _ in reader.scan(b"0", b"1")) == 100
+
+
+def test_a_writer_that_outruns_the_committer_and_the_committer_never_wait_for_each_other(tmp_path: Path) -> None:
+    """Both segments fill while the committer has only just been told of the first."""
+    slow = threading.Event()
+    settings = LogSettings(segment_bytes=2048, fold_age_seconds=0, fold_bytes=1, full_wait_seconds_max=3600)
+    hooks = Hooks(log_folded=lambda: slow.wait(0.0005))
+    with contextlib.closing(LmdbEngine(str(tmp_path / "index"), log=settings, faults=hooks)) as engine:
+        for number in range(2000):
+            put(engine, b"%03d" % (number % 100), b"x" * 300)
+        assert engine.position == 2000
 
 
 def test_while_a_fold_runs_everybody_sees_all_three_layers(tmp_path: Path) -> None:
@@ -372,7 +415,7 @@ def test_while_a_fold_runs_everybody_sees_all_three_layers(tmp_path: Path) -> No
 
 def test_a_disk_too_slow_for_too_long_refuses_writers_and_recovers(tmp_path: Path) -> None:
     gate = threading.Event()
-    settings = LogSettings(segment_bytes=4096, fold_age_seconds=3600, fold_bytes=1 << 30, full_wait_seconds_max=0.05)
+    settings = LogSettings(segment_bytes=4096, fold_age_seconds=3600, fold_bytes=1 << 30, full_wait_seconds_max=1)
     engine = LmdbEngine(str(tmp_path / "index"), log=settings, faults=Hooks(log_folding=lambda: gate.wait(20)))
     with pytest.raises(NoSpace, match="too slow"):
         put_many(engine, 100)

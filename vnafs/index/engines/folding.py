@@ -6,7 +6,8 @@ There are two generations in memory and two segments in the log, one for each: a
 generation is in LMDB. Readers see the active generation over the folding one over LMDB, as of one sequence.
 
 Locks, always taken in this order: the engine's turn (one writer), `_appending` (a record and its generation change
-together), `_state` (positions and which generations there are). Neither is held while a disk syncs.
+together), `_state` (positions and which generations there are). Nobody waits for anything else, nor for a disk to
+sync, while holding one of the last two.
 
 A failed sync or fold that is not for want of space ends all writing for ever: the kernel may have dropped the
 pages, so trying again would lie. Want of space is waited for; writers go on until the log is full.
@@ -157,11 +158,13 @@ class Folding:
         if not self._log.fits_empty(record):
             self._commit_around_log(changed, sequence)
             return
-        with self._appending:
-            if not self._log.fits(record):
-                self._make_room()
-            self._append(record)
-            self._show(changed, sequence)
+        while True:
+            with self._appending:
+                if self._log.fits(record):
+                    self._append(record)
+                    self._show(changed, sequence)
+                    return
+            self._make_room()
 
     def _append(self, record: bytes) -> None:
         try:
@@ -191,7 +194,10 @@ class Folding:
             raise
 
     def _make_room(self) -> None:
-        """Wait until the other segment is folded, and go on in it. The caller holds `_appending`."""
+        """Wait until the other segment is folded, and go on in it.
+
+        Nothing is held while waiting: the committer needs both locks to get there.
+        """
         with self._state:
             self._done.wait_for(
                 lambda: self._folding is None or self._failure or self._full, self._settings.full_wait_seconds_max
@@ -199,8 +205,11 @@ class Folding:
             self.check()
             if self._folding is not None:
                 raise self._no_room()
-            self._switch()
-            self._work.notify()
+        with self._appending, self._state:
+            # the committer may have switched and folded meanwhile: there is room then, and nothing to fold
+            if self._folding is None and self._active.rows:
+                self._switch()
+                self._work.notify()
 
     def _no_room(self) -> NoSpace:
         if self._full is not None:

@@ -34,7 +34,8 @@ RESERVE_BYTES = 16 << 20
 class LmdbEngine:
     """An Engine on a directory of a local file system (never a network one).
 
-    *log* None: each transaction is synced by itself. *reserve_bytes* of disk are kept allocated ahead of LMDB.
+    *log* None: each transaction is synced by itself. *tables*: first bytes of keys that fill a database of their own;
+    always the same ones for one directory. *reserve_bytes* of disk are kept allocated ahead of LMDB.
     Raises ArchiveBusy, IndexBroken, NoSpace, StorageFailed; with *read_only* NotYet when nothing is there so far.
     """
 
@@ -47,6 +48,7 @@ class LmdbEngine:
         reserve_bytes: int = RESERVE_BYTES,
         faults: Faults | None = None,
         read_only: bool = False,
+        tables: bytes = b"",
     ) -> None:
         faults = faults or NoFaults()
         self._path = path
@@ -63,7 +65,7 @@ class LmdbEngine:
             self._lock = OwnerLock(path)
         try:
             self._environment = Environment(
-                path, map_size_bytes=map_size_bytes, reserve_bytes=reserve_bytes, read_only=read_only
+                path, map_size_bytes=map_size_bytes, reserve_bytes=reserve_bytes, read_only=read_only, tables=tables
             )
             try:
                 self._begin(log, faults)

@@ -7,8 +7,8 @@ into LMDB; a folded segment is used again from its start.
     record (big-endian), at a multiple of 8:
       0  8  xxh3-64 of all that follows in the record
       8  4  magic
-     12  4  length of the body in bytes
-     16  8  epoch: a random number drawn at each opening
+     12  8  epoch: a random number drawn at each opening
+     20  4  length of the body in bytes
      24  8  sequence of the transaction, without gaps
      32  8  synced: when this was written, everything up to this sequence survived loss of power
      40     rows: key length 2, value length 4 (all ones: removed), key, value
@@ -39,7 +39,7 @@ import xxhash
 from vnafs.domain.errors import IndexBroken
 
 SEGMENT_NAMES = ("log.0", "log.1")
-_HEADER = struct.Struct(">Q4sIQQQ")
+_HEADER = struct.Struct(">Q4sQIQQ")
 _MAGIC = b"vnL1"
 _ROW = struct.Struct(">HI")
 _REMOVED = 0xFFFFFFFF
@@ -98,7 +98,7 @@ def encode(changed: Mapping[bytes, bytes | None], epoch: int, sequence: int, syn
             parts.append(key)
             parts.append(value)
     length = sum(map(len, parts))
-    parts[0] = _HEADER.pack(0, _MAGIC, length, epoch, sequence, synced)[8:]
+    parts[0] = _HEADER.pack(0, _MAGIC, epoch, length, sequence, synced)[8:]
     guarded = b"".join(parts)
     return xxhash.xxh3_64_digest(guarded) + guarded
 
@@ -107,7 +107,7 @@ def _record_at(raw: memoryview, at: int, epoch: int) -> Record | None:
     """The record at an offset, or None when there is none of this epoch whose checksum holds."""
     if at + _HEADER.size > len(raw):
         return None
-    checksum, magic, length, found_epoch, sequence, synced = _HEADER.unpack_from(raw, at)
+    checksum, magic, found_epoch, length, sequence, synced = _HEADER.unpack_from(raw, at)
     stop = at + _HEADER.size + length
     if magic != _MAGIC or found_epoch != epoch or stop > len(raw):
         return None
@@ -151,21 +151,17 @@ def chain(segments: Sequence[mmap.mmap], epoch: int, folded: int, *, what: str) 
 
 
 def _refuse_damage(raw: mmap.mmap, view: memoryview, epoch: int, reached: int, what: str) -> None:
-    at = raw.find(_MAGIC)
+    ours = _MAGIC + epoch.to_bytes(8, "big")
+    at = raw.find(ours)
     while at >= 0:
         start = at - 8
-        if start >= 0 and start % _ALIGN == 0 and start + _HEADER.size <= len(raw):
-            _, _, _, found_epoch, sequence, synced = _HEADER.unpack_from(raw, start)
-            if (
-                found_epoch == epoch
-                and sequence > reached
-                and synced > reached
-                and _record_at(view, start, epoch) is not None
-            ):
+        if start >= 0 and start % _ALIGN == 0 and start + _HEADER.size <= len(view):
+            synced = _HEADER.unpack_from(view, start)[5]
+            if synced > reached and _record_at(view, start, epoch) is not None:
                 raise IndexBroken(
                     what=what, why=f"its log is damaged: change {reached + 1} was on disk and cannot be read"
                 )
-        at = raw.find(_MAGIC, at + 1)
+        at = raw.find(ours, at + 1)
 
 
 class Log:
@@ -206,8 +202,12 @@ class Log:
 
     def take_unsynced(self) -> list[int]:
         """The descriptors that hold records nobody has begun to sync; they count as begun from here on."""
-        taken = [self._descriptors[index] for index in (0, 1) if self._unsynced[index]]
-        self._unsynced = [False, False]
+        taken = []
+        for index in (0, 1):
+            # only what was seen is cleared: an append on another thread may raise the flag at any moment
+            if self._unsynced[index]:
+                self._unsynced[index] = False
+                taken.append(self._descriptors[index])
         return taken
 
     def close(self) -> None:

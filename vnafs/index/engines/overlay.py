@@ -17,7 +17,7 @@ from typing import Any, Final, Protocol
 
 from vnafs.index.engine import KEY_BYTES_MAX
 
-FIRST_KEY = b"\x01"
+FIRST_KEY = b"\x02"
 """Keys below belong to the engines themselves: no table, no scan and no get ever reaches them."""
 
 _CHUNK_KEYS = 256
@@ -169,9 +169,9 @@ class Change:
         return present(layered(iter(own), below, reverse=reverse))
 
     def put(self, key: bytes, value: bytes) -> None:
-        """See Transaction. Keys that start with a zero byte belong to the engine: ValueError."""
+        """See Transaction. Keys that start with a byte below 2 belong to the engine: ValueError."""
         if not 0 < len(key) <= KEY_BYTES_MAX or key < FIRST_KEY:
-            raise ValueError(f"a key has 1 to {KEY_BYTES_MAX} bytes and starts with none of value 0")
+            raise ValueError(f"a key has 1 to {KEY_BYTES_MAX} bytes and starts with one of value 2 or more")
         self.changed[key] = value if type(value) is bytes else bytes(value)
 
     def delete(self, key: bytes) -> None:

@@ -1,0 +1,98 @@
+import dataclasses
+import re
+from pathlib import Path
+
+import pytest
+
+from appliance import config
+from vnafs.domain.errors import ConfigurationInvalid
+
+SECTIONS = {
+    "[file_system]": config.FileSystemSettings,
+    "[spool]": config.SpoolSettings,
+    "[packs]": config.PackSettings,
+    "[[target]]": config.TargetSettings,
+}
+
+
+def parse(**document):
+    return config.parse({"mount": "/mnt/x", **document}, archive="/srv/archive", file="vnafs.toml")
+
+
+def refused(**document):
+    with pytest.raises(ConfigurationInvalid) as caught:
+        parse(**document)
+    return str(caught.value)
+
+
+def test_an_empty_file_but_for_the_mount_gives_every_default():
+    found = parse()
+    assert found.file_system == config.FileSystemSettings()
+    assert found.targets == ()
+
+
+@pytest.mark.parametrize(
+    ("document", "key", "value"),
+    [
+        ({"mount": "relative"}, "mount", "'relative'"),
+        ({"mount": "/srv/archive/mnt"}, "mount", "/srv/archive/mnt"),
+        ({"mount": "/srv"}, "mount", "/srv"),
+        ({"version": 2}, "version", "2"),
+        ({"surprise": 1}, "surprise", "1"),
+        ({"spool": {"surprise": 1}}, "spool.surprise", "1"),
+        ({"spool": 7}, "spool", "7"),
+        ({"packs": {"workers": "two"}}, "packs.workers", "'two'"),
+        ({"packs": {"workers": 0}}, "packs.workers", "0"),
+        ({"packs": {"target_bytes": 5}}, "packs.target_bytes", "5"),
+        ({"packs": {"compression_level": 99}}, "packs.compression_level", "99"),
+        ({"spool": {"reserve_bytes": -1}}, "spool.reserve_bytes", "-1"),
+        ({"spool": {"low_watermark_percent": 90.0}}, "spool.low_watermark_percent", "90.0"),
+        ({"file_system": {"allow_other": "yes"}}, "file_system.allow_other", "'yes'"),
+        ({"target": [{"name": "a"}]}, "target[0].url", "None"),
+        ({"target": [{"name": "a b", "url": "file:///x"}]}, "target[0].name", "'a b'"),
+        ({"target": [{"name": "a", "url": "file:///x"}] * 2}, "target[1].name", "'a'"),
+        ({"target": [{"name": "a", "url": "file:///x", "transfers_max": 0}]}, "target[0].transfers_max", "0"),
+        ({"target": {"name": "a"}}, "target", "a"),
+        (
+            {"target": [{"name": "a", "url": "file:///x"}, {"name": "b", "url": "file:///x"}]},
+            "target[1].url",
+            "file:///x",
+        ),
+        ({"target": [{"name": "a", "url": "file:///srv/archive/t"}]}, "target[0].url", "file:///srv/archive/t"),
+        ({"target": [{"name": "a", "url": "file:///mnt/x"}]}, "target[0].url", "file:///mnt/x"),
+    ],
+)
+def test_a_wrong_value_names_file_key_value_and_fix(document, key, value):
+    message = refused(**document)
+    assert message.startswith(f"vnafs.toml: {key} = ")
+    assert value in message
+    assert message.count(". ") >= 1 or message.endswith(".")
+
+
+def test_an_integer_is_good_enough_for_a_number_with_a_fraction():
+    assert parse(file_system={"quiet_seconds": 3}).file_system.quiet_seconds == 3.0
+
+
+def test_a_missing_archive_says_how_to_make_one(tmp_path):
+    with pytest.raises(ConfigurationInvalid, match="vna init"):
+        config.load(str(tmp_path))
+
+
+def test_the_readme_lists_every_key_with_its_default():
+    readme = (Path(__file__).parents[2] / "README.md").read_text()
+    listed = {
+        (section, key): default
+        for section, key, default in re.findall(r"^\| `(\[+\w+\]+)` `(\w+)` \| (?:`(.*?)`)? ?\|", readme, re.MULTILINE)
+    }
+    expected = {}
+    for section, kind in SECTIONS.items():
+        for field in dataclasses.fields(kind):
+            value = field.default
+            if value is dataclasses.MISSING:
+                shown = ""
+            elif isinstance(value, bool):
+                shown = str(value).lower()
+            else:
+                shown = repr(value).replace("'", '"')
+            expected[section, field.name] = shown
+    assert listed == expected

@@ -1,0 +1,103 @@
+"""Reconcile: say again what a crash, a lost answer, a lost copy or a changed rule left unsaid.
+
+Walks the rows of versions that wait in PACKED and REPLICATED, and the packs that are still on the local disk, a few
+at a time so that nothing else waits for it. Everything it says is proposed as usual and may be repeated.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+
+from vnafs.domain.errors import NotFound
+from vnafs.domain.files import Candidate, FileState, Proposal
+from vnafs.domain.ids import Inode, PackNumber, Version
+from vnafs.index import contents, copies, packs, targets
+from vnafs.index.engine import Engine
+from vnafs.pipeline.namespace import Namespace
+from vnafs.pipeline.shelf import Shelf
+
+ROWS_AT_ONCE = 256
+
+
+class Reconciler:
+    """One walk after another, as often as somebody asks. One thread calls `step`."""
+
+    def __init__(
+        self, store: Engine, namespace: Namespace, shelf: Shelf, *, propose: Callable[[Sequence[Proposal]], None]
+    ) -> None:
+        self._store = store
+        self._namespace = namespace
+        self._shelf = shelf
+        self._propose = propose
+        self._wanted = True
+        self._walk: Iterator[None] = iter(())
+        self._rules: object = None
+
+    def ask(self) -> None:
+        """Walk once more, from the beginning, after the walk under way."""
+        self._wanted = True
+
+    def step(self) -> bool:
+        """Do a little; whether there was anything to do."""
+        rules = self._namespace.repositories()
+        if rules != self._rules:
+            self._rules = rules
+            self._wanted = True
+        for _ in self._walk:
+            return True
+        if not self._wanted:
+            return False
+        self._wanted = False
+        self._walk = self._steps()
+        return True
+
+    def _steps(self) -> Iterator[None]:
+        for state, enough in ((FileState.PACKED, True), (FileState.REPLICATED, False)):
+            wanted = FileState.REPLICATED if enough else FileState.PACKED
+            after: Candidate | None = None
+            while batch := self._namespace.waiting(state, limit=ROWS_AT_ONCE, after=after):
+                after = batch[-1]
+                self._propose(
+                    [
+                        Proposal(candidate.inode, candidate.version, wanted)
+                        for candidate in batch
+                        if self._has_copies(candidate.inode, candidate.version) is enough
+                    ]
+                )
+                yield
+        seen = PackNumber(0)
+        while local := self._local_after(seen):
+            for seen in local:
+                self._shelf.release(seen)
+            yield
+
+    def _local_after(self, number: PackNumber) -> list[PackNumber]:
+        found = []
+        with self._store.read() as reader:
+            for pack in packs.every(reader, after=number):
+                if pack.local:
+                    found.append(pack.number)
+                if len(found) >= ROWS_AT_ONCE:
+                    break
+        return found
+
+    def _has_copies(self, inode: Inode, version: Version) -> bool | None:
+        """Whether a version has the copies its repository asks for; None when nothing can be said of it."""
+        try:
+            facts = self._namespace.facts(inode)
+            repository = self._namespace.repository(facts.repository)
+        except NotFound:
+            return None
+        if facts.version != version or facts.sha256 is None:
+            return None
+        with self._store.read() as reader:
+            content = contents.find(reader, facts.sha256, facts.repository)
+            if content is None:
+                return None
+            noted = contents.has_use(reader, content.number, inode, version)
+            current = targets.current(reader)
+            held = sum(1 for number in copies.verified_on(reader, content.packs()) if number in current)
+        if not noted:  # a crash kept it from being noted
+            with self._store.write() as tx:
+                contents.add_use(tx, content.number, inode, version)
+        return held >= max(1, repository.copies_min)
