@@ -95,9 +95,17 @@ class Archive:
         def is_ready() -> bool:
             if process is not None and process.poll() is not None:
                 raise AssertionError(f"the daemon ended with {process.returncode}\n{self.tail()}")
-            return all(self._answers(name) and (name != "mount" or os.path.ismount(self.mount)) for name in names)
+            return all(self._answers(name) and (name != "mount" or self.is_mounted()) for name in names)
 
         until(is_ready, "the daemons answer", 60)
+
+    def is_mounted(self) -> bool:
+        """Whether the tree is there and alive; stat(2) of a dead mount may be answered from the kernel's cache."""
+        try:
+            os.statvfs(self.mount)
+        except OSError:
+            return False
+        return os.path.ismount(self.mount)
 
     def _answers(self, name: str) -> bool:
         with socket.socket(socket.AF_UNIX) as probe:

@@ -16,7 +16,7 @@ import time
 import pytest
 
 from tests.system.archives import Archive, an_archive, until
-from tests.system.load import Daemons, Load, nothing_left_over, objects, packs_known
+from tests.system.load import Daemons, Load, noise, nothing_left_over, objects, packs_known
 from vnafs.domain.errors import VnaError
 from vnafs.domain.faults import POINTS
 
@@ -45,11 +45,9 @@ REACHED = {
     ("mount", "log.synced"): 10,
     ("mount", "log.folding"): 8,
     ("mount", "log.folded"): 8,
-    ("tierd", "log.appended"): 8,
-    ("tierd", "log.syncing"): 3,
-    ("tierd", "log.synced"): 3,
-    ("tierd", "log.folding"): 3,
-    ("tierd", "log.folded"): 3,
+    ("tierd", "log.appended"): 4,
+    ("tierd", "log.folding"): 2,
+    ("tierd", "log.folded"): 2,
     ("mount", "tree.logged"): 15,
     ("tierd", "pack.appended"): 3,
 }
@@ -109,11 +107,10 @@ class Served:
     def die_with_a_log(self, name: str) -> None:
         """Kill it between a log record and its fold, so that the next start has something to replay."""
         self.stop(name)
-        process = self.start(name, "--fault", "log.folding=kill:1" if name == "mount" else "log.folding=kill:1", wait=False)
+        process = self.start(name, "--fault", "log.folding=kill:1", wait=False)
+        until(lambda: process.poll() is not None or self.archive.is_mounted(), "a mount or none any more", 30)
         with contextlib.suppress(OSError):
-            until(lambda: process.poll() is not None or os.path.ismount(self.archive.mount), "the mount", 30)
-            if name == "mount":
-                (self.archive.share / "unfolded").write_bytes(b"unfolded")
+            (self.archive.share / f"unfolded-{name}").write_bytes(b"unfolded by " + name.encode())
         until(lambda: process.poll() is not None, f"{name} dies with a log to replay", 30)
         assert process.returncode == -signal.SIGKILL
 
@@ -201,14 +198,17 @@ def load_gone(load: Load) -> bytes:
 
 
 def extra_files(archive: Archive) -> int:
-    return int((archive.share / "unfolded").exists())
+    return sum(entry.is_file() for entry in os.scandir(archive.share))
 
 
 def give_work_until_dead(served: Served, load: Load, process: subprocess.Popen[bytes]) -> None:
-    """Evictions and recalls until the fault was met."""
+    """More files, evictions and recalls until the fault was met."""
     deadline = time.monotonic() + 15
+    more = 0
     while process.poll() is None and time.monotonic() < deadline:
         with contextlib.suppress(OSError, VnaError):
+            load.write(f"more-{more}", noise((load.seed, more), 100))
+            more += 1
             kept = [path for name in load.expected if (path := load.path(name)).exists() and name.startswith("new-")]
             served.ask.evict(*kept)
             for path in kept:

@@ -94,8 +94,9 @@ class _Domain:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class _Close:
+    """A token: one more pack of the domain is to be recorded. Which one is the domain's order, not the tokens'."""
+
     domain: _Domain
-    pack: _Open
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -356,7 +357,7 @@ class Packer:
         """Hand a detached pack to the recorder; waits while it is behind, so never under a lock."""
         if pack is not None:
             self._closing.acquire()
-            self._work.put(_Close(domain, pack))
+            self._work.put(_Close(domain))
 
     def close_aged(self, *, everything: bool = False) -> None:
         """Close packs that are old enough, or all of them."""
@@ -415,7 +416,11 @@ class Packer:
         """Do one thing; what was found behind it, if that must be done next."""
         behind: _Item | None = None
         if isinstance(item, _Close):
-            self._record(item.domain, item.pack)
+            with item.domain.lock:
+                # the one detached first: a later one may lean on it, whichever worker got here sooner
+                oldest = next(iter(item.domain.closing.values()), None)
+            if oldest is not None:
+                self._record(item.domain, oldest)
             self._closing.release()
         elif isinstance(item, threading.Event):
             item.set()
