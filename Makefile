@@ -46,7 +46,7 @@ run: setup ## Make a demo archive if there is none and serve it until Ctrl-C
 	@exec $(VENV)/bin/vna serve --archive $(DEMO)/archive
 
 test: setup-test lint ## Lint, type check and run every test (the long suites as a seeded sample)
-	@$(PYTEST) -n 2 --dist loadgroup
+	@$(PYTEST) -n 2 --dist loadgroup -m "not soak"
 
 lint: setup-test ## Lint, format check, strict types
 	@$(VENV)/bin/ruff check .
@@ -54,7 +54,7 @@ lint: setup-test ## Lint, format check, strict types
 	@$(VENV)/bin/mypy
 
 unit: setup-test ## Only the tests that need no mount and no server
-	@$(PYTEST) -n 2 tests/unit tests/model
+	@$(PYTEST) -n 2 -m "not soak" tests/unit tests/model
 
 soak: setup-test ## The long suites in full; resumable, logs under build/soak
 	@mkdir -p build/soak

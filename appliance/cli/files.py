@@ -119,7 +119,9 @@ def wait(args: argparse.Namespace, asking: Asking) -> int:
     asking.console.result(
         answer,
         lambda: asking.console.say(
-            f"Every file has {args.copies} verified copies." if done else f"Not yet: waiting for {waits}."
+            f"Every file has {args.copies} verified {'copy' if args.copies == 1 else 'copies'}."
+            if done
+            else f"Not yet: waiting for {waits}."
         ),
     )
     return DONE if done else NOT_YET

@@ -116,19 +116,14 @@ class TieringControl:
 
     def evict(self, params: Mapping[str, Any], _: Emit) -> dict[str, Any]:
         """Evict inodes; refusals are listed with their reasons."""
-        evicted = 0
-        refused: list[dict[str, Any]] = []
-        for inode in params["inodes"]:
-            try:
-                decision = self._tiering.evictor.evict(Inode(inode))
-                why = "" if decision.yes else decision.why
-            except NotFound:
-                why = "there is no such file any more"
-            if why:
-                refused.append({"inode": inode, "why": why})
-            else:
-                evicted += 1
-        return {"evicted": evicted, "refused": refused}
+        inodes = [Inode(inode) for inode in params["inodes"]]
+        decisions = self._tiering.evictor.evict_many(inodes)
+        refused = [
+            {"inode": inode, "why": decision.why}
+            for inode, decision in zip(inodes, decisions, strict=True)
+            if not decision.yes
+        ]
+        return {"evicted": len(inodes) - len(refused), "refused": refused}
 
     def copies(self, params: Mapping[str, Any], _: Emit) -> list[dict[str, Any]]:
         """The verified copies of one file."""

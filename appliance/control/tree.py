@@ -35,6 +35,11 @@ class TreeClient:
         """See Tree."""
         return Verdict(self._client.call("tree.evict", inode=inode, version=version))
 
+    def evict_many(self, requests: Sequence[tuple[Inode, Version]]) -> list[Verdict]:
+        """See Tree."""
+        rows = [[inode, version] for inode, version in requests]
+        return [Verdict(value) for value in self._client.call("tree.evict_many", requests=rows)]
+
     def adopt(self, inode: Inode, version: Version, staged: str) -> Verdict:
         """See Tree."""
         return Verdict(self._client.call("tree.adopt", inode=inode, version=version, staged=staged))
@@ -66,6 +71,10 @@ def tree_methods(tree: Tree, run: Run) -> list[Method]:
     def evict(params: Mapping[str, Any], _: object) -> str:
         return str(run(lambda: tree.evict(Inode(params["inode"]), Version(params["version"]))).value)
 
+    def evict_many(params: Mapping[str, Any], _: object) -> list[str]:
+        requests = [(Inode(inode), Version(version)) for inode, version in params["requests"]]
+        return [verdict.value for verdict in run(lambda: tree.evict_many(requests))]
+
     def adopt(params: Mapping[str, Any], _: object) -> str:
         staged = str(params["staged"])
         return str(run(lambda: tree.adopt(Inode(params["inode"]), Version(params["version"]), staged)).value)
@@ -83,6 +92,7 @@ def tree_methods(tree: Tree, run: Run) -> list[Method]:
     return [
         Method("tree.advance", advance, role="administrator"),
         Method("tree.evict", evict, role="operator", audit="tree:file:evicted"),
+        Method("tree.evict_many", evict_many, role="operator", audit="tree:files:evicted"),
         Method("tree.adopt", adopt, role="administrator"),
         Method("tree.facts", facts, role="viewer"),
         Method("tree.postpone", postpone, role="administrator"),

@@ -156,33 +156,35 @@ def main() -> int:
     parser.add_argument("--folder", default=None)
     args = parser.parse_args()
     result: dict = {"files": args.files}
-    with tempfile.TemporaryDirectory(prefix="vnafs-bench-", dir=args.folder) as text:
-        with an_archive(Path(text) / "a", settings="", serve=False) as archive:
-            result |= make(archive.archive, args.files)
-            print(json.dumps(result), flush=True)
-            began = time.monotonic()
-            mount = archive.start("mount")
-            result["start_seconds"] = round(time.monotonic() - began, 2)
-            big = min(archive.share.iterdir(), key=lambda path: path.name)
-            result["anonymous_bytes_at_start"] = anonymous_bytes(mount.pid)
-            began = time.monotonic()
-            names = os.listdir(big)
-            result["cold_listing_seconds"] = round(time.monotonic() - began, 2)
-            result["listed"] = len(names)
-            for name in names[:20_000]:
-                os.stat(big / name)
-            for folder in list(archive.share.iterdir())[:200]:
-                for entry in os.scandir(folder):
-                    entry.stat()
-            result["anonymous_bytes_after_work"] = anonymous_bytes(mount.pid)
-            archive.stop()
-            for part in ("namespace", "store"):
-                path = archive.archive / part
-                with_feed = used_bytes(path, drop_feed=False)
-                without = used_bytes(path, drop_feed=True)
-                result[f"{part}_bytes_a_file"] = round(without / args.files)
-                result[f"{part}_bytes_a_file_with_feed"] = round(with_feed / args.files)
-            result["index_bytes_a_file"] = result["namespace_bytes_a_file"] + result["store_bytes_a_file"]
+    with (
+        tempfile.TemporaryDirectory(prefix="vnafs-bench-", dir=args.folder) as text,
+        an_archive(Path(text) / "a", settings="", serve=False) as archive,
+    ):
+        result |= make(archive.archive, args.files)
+        print(json.dumps(result), flush=True)
+        began = time.monotonic()
+        mount = archive.start("mount")
+        result["start_seconds"] = round(time.monotonic() - began, 2)
+        big = min(archive.share.iterdir(), key=lambda path: path.name)
+        result["anonymous_bytes_at_start"] = anonymous_bytes(mount.pid)
+        began = time.monotonic()
+        names = os.listdir(big)
+        result["cold_listing_seconds"] = round(time.monotonic() - began, 2)
+        result["listed"] = len(names)
+        for name in names[:20_000]:
+            os.stat(big / name)
+        for folder in list(archive.share.iterdir())[:200]:
+            for entry in os.scandir(folder):
+                entry.stat()
+        result["anonymous_bytes_after_work"] = anonymous_bytes(mount.pid)
+        archive.stop()
+        for part in ("namespace", "store"):
+            path = archive.archive / part
+            with_feed = used_bytes(path, drop_feed=False)
+            without = used_bytes(path, drop_feed=True)
+            result[f"{part}_bytes_a_file"] = round(without / args.files)
+            result[f"{part}_bytes_a_file_with_feed"] = round(with_feed / args.files)
+        result["index_bytes_a_file"] = result["namespace_bytes_a_file"] + result["store_bytes_a_file"]
     print(json.dumps(result, indent=2))
     keep("million", result)
     return 0

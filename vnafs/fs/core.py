@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import collections
 import contextlib
+import itertools
 import logging
 import os
 from types import TracebackType
@@ -43,6 +44,8 @@ ROOT_REPOSITORY = RepositoryId(0)
 NO_INODE = Inode(0)
 REAP_FILES_MAX = 256
 """Removed in one go, so that nobody waits long for a turn."""
+FEED_EVENTS_TRIMMED_MAX = 512
+"""In one transaction; some milliseconds."""
 
 
 class Watcher:
@@ -157,11 +160,25 @@ class Core:
             raise self.failure
         return Change(self)
 
+    def sync(self) -> None:
+        """Return once every change so far survives loss of power. Blocks. Raises StorageFailed, and the tree ends."""
+        try:
+            self.engine.sync(self.engine.position)
+        except StorageFailed as error:
+            self.fail(error)
+            raise
+
     def fail(self, error: VnaError) -> None:
         """Local storage cannot be trusted any more: refuse every change from now on."""
         if self.failure is None:
             self.failure = error
             _LOG.critical("tree.storage_failed", extra={"why": str(error)})
+
+    def trim_feed(self) -> bool:
+        """Remove some of the events that the feed has too many; says whether there may be more."""
+        if self.failure is not None:
+            return False
+        return self.feed.trim(self.engine, self.settings.feed_events_max, FEED_EVENTS_TRIMMED_MAX) > 0
 
     # -- local bytes that no row names ----------------------------------------------------------------------
 
@@ -169,22 +186,23 @@ class Core:
         """Remove local bytes once the change that gave them up survives loss of power; its D row is written."""
         self.drops.append((self.engine.position, inode, version))
         if len(self.drops) > self.settings.drops_pending_max:
-            self.engine.sync(self.engine.position)
+            self.sync()
             self.reap(self.settings.drops_pending_max)
 
     def reap(self, files_max: int = REAP_FILES_MAX) -> int:
         """Remove local bytes whose end is synced, at most so many files; returns how many were dealt with."""
         synced = self.engine.synced
-        done: list[tuple[Inode, Version]] = []
-        while len(done) < files_max and self.drops and self.drops[0][0] <= synced:
-            _, inode, version = self.drops.popleft()
+        ready = itertools.takewhile(lambda drop: drop[0] <= synced, itertools.islice(self.drops, files_max))
+        done = [(inode, version) for _, inode, version in ready]
+        for inode, version in done:
             self.spool.remove(inode, version)
             self.faults.reach("tree.unlinked")
-            done.append((inode, version))
         if done and self.failure is None:
             with self.engine.write() as tx:
                 for inode, version in done:
                     tx.delete(keys.dropped(inode, version))
+        for _ in done:
+            self.drops.popleft()
         return len(done)
 
     def drop_now(self, inode: Inode, version: Version) -> None:
@@ -209,7 +227,11 @@ class Change:
         self._block = core.engine.write()
 
     def __enter__(self) -> Change:
-        self.tx: Transaction = self._block.__enter__()
+        try:
+            self.tx: Transaction = self._block.__enter__()
+        except StorageFailed as failed:
+            self._core.fail(failed)  # some sync of others failed
+            raise
         return self
 
     def __exit__(

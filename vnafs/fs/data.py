@@ -8,11 +8,14 @@ repairs a missed second step. One thread.
 
 from __future__ import annotations
 
+import contextlib
+import itertools
+import logging
 import os
 import stat
 
 from vnafs.domain.clock import Instant
-from vnafs.domain.errors import AlreadyExists, BadHandle, Damaged, FileTooBig, InvalidArgument, IsADirectory
+from vnafs.domain.errors import AlreadyExists, BadHandle, Damaged, FileTooBig, InvalidArgument, IsADirectory, VnaError
 from vnafs.domain.events import EventKind
 from vnafs.domain.files import FileState
 from vnafs.domain.ids import Inode, Version
@@ -23,12 +26,17 @@ from vnafs.fs.core import Core
 from vnafs.fs.handles import Handle, OpenFile
 from vnafs.fs.names import Names
 from vnafs.fs.recall import RangeNeeded, RecallNeeded
-from vnafs.fs.removal import end
+from vnafs.fs.removal import end, log_missing, make_stub
 from vnafs.index import xattrs
 from vnafs.index.inodes import NOT_QUEUED, InodeRow
 from vnafs.index.queue import DUE_NEVER
 from vnafs.local.spool import local_error
 
+_LOG = logging.getLogger(__name__)
+
+ENDINGS_PER_TURN_MAX = 1024
+REFUSALS_PER_TURN_MAX = 16
+"""Once the disk refused so often, it is asked again in the next turn."""
 _PERMISSIONS = 0o7777
 _SET_ID = stat.S_ISUID | stat.S_ISGID
 CAPABILITY = b"security.capability"
@@ -67,13 +75,13 @@ class Data:
         file = OpenFile(inode, mode)
         file.writing = descriptor
         core.handles.files[inode] = file
-        file.writers = 1  # also when it was opened only for reading: its maker may still be about to fill it
         access = flags & os.O_ACCMODE
-        handle = core.handles.add(file, readable=access != os.O_WRONLY, writable=True, privileged=caller.is_root)
-        if access == os.O_RDONLY:
-            handle.writable = False
-            file.writers = 0
-            self._end_writing(file)
+        writable = access != os.O_RDONLY
+        handle = core.handles.add(file, readable=access != os.O_WRONLY, writable=writable, privileged=caller.is_root)
+        if writable:
+            file.writers = 1
+        else:
+            self._follow_handles(file)
         return handle, core.attributes(inode, row)
 
     def open(self, inode: Inode, flags: int, caller: Caller) -> Handle:
@@ -81,7 +89,7 @@ class Data:
 
         Raises RecallNeeded for a stub whose bytes are needed here first: all but a truncating open, and a
         read-only open of a large one, whose reads may raise RangeNeeded instead. Raises Damaged when local bytes
-        are missing, IsADirectory, InvalidArgument for anything without bytes, TooManyOpen.
+        without a verified copy are missing, IsADirectory, InvalidArgument for anything without bytes, TooManyOpen.
         """
         core = self._core
         core.handles.check_room()
@@ -97,13 +105,8 @@ class Data:
         is_new = file is None
         if file is None:
             file = OpenFile(inode, row.mode)
-        if writable:
+        if writable or fresh:
             self._begin_writing(file, row, fresh=fresh)
-        elif fresh:
-            self._begin_writing(file, row, fresh=True)
-            file.writers -= 1
-            if file.writers == 0:
-                self._end_writing(file, stays_open=True)
         elif file.descriptor < 0:
             self._begin_reading(file, row)
         if is_new:
@@ -111,33 +114,77 @@ class Data:
         handle = core.handles.add(file, readable=access != os.O_WRONLY, writable=writable, privileged=caller.is_root)
         if fresh:
             self._wrote(handle)
+            if not writable:
+                file.writers -= 1
+                self._follow_handles(file)
         return handle
 
     def release(self, handle: Handle) -> None:
-        """The last duplicate of a handle is closed. Raises BadHandle the second time."""
-        core = self._core
+        """The last duplicate of a handle is closed. Raises BadHandle the second time.
+
+        What the disk refuses to log now is logged by `end_again`; until then stat goes on showing the local file.
+        """
         file = handle.file
-        core.handles.drop(handle)
-        last = file.handles == 0
+        self._core.handles.drop(handle)
+        if handle.writable:
+            file.writers -= 1
+        self._follow_handles(file)
+
+    def end_again(self) -> None:
+        """Log what the disk refused when files were closed, as far as it takes it now."""
+        core = self._core
+        if core.failure is not None:
+            return
+        refused = 0
+        for file in list(itertools.islice(core.handles.ending.values(), ENDINGS_PER_TURN_MAX)):
+            self._follow_handles(file)
+            refused += file.inode in core.handles.ending
+            if refused >= REFUSALS_PER_TURN_MAX:
+                return
+
+    def _follow_handles(self, file: OpenFile) -> None:
+        """Row and descriptors follow the handles that are left; nothing is closed before the row is logged.
+
+        May be repeated. An error is not the caller's, whose bytes are all in the local file: the file waits in
+        `ending` for another turn.
+        """
+        core = self._core
+        inode, ending = file.inode, core.handles.ending
         try:
-            if handle.writable:
-                file.writers -= 1
-                if file.writers == 0:
-                    self._end_writing(file, stays_open=not last)
-        finally:
-            if last:
-                file.close_descriptors()
-                del core.handles.files[file.inode]
-        if last:
-            row = core.find(file.inode)
-            if row is not None and row.nlink == 0:
-                with core.change() as change:
-                    end(change, file.inode, change.row(file.inode))
+            if file.handles == 0:
+                self._end_open(file)
+            elif file.writers == 0 and file.writing >= 0:
+                self._end_writing(file, stays_open=True)
+        except VnaError as error:
+            if ending.pop(inode, None) is None and core.failure is None:
+                _LOG.warning("tree.ending_postponed", extra={"inode": inode, "why": str(error)})
+            ending[inode] = file  # behind those that have not been tried in this turn
+        else:
+            if ending:
+                ending.pop(inode, None)
+
+    def _end_open(self, file: OpenFile) -> None:
+        """Nobody has it open any more."""
+        core = self._core
+        inode = file.inode
+        row = core.find(inode)
+        if row is not None and row.nlink == 0:
+            with core.change() as change:
+                end(change, inode, change.row(inode))
+        elif file.writing >= 0:
+            self._end_writing(file, stays_open=False)
+        file.close_descriptors()
+        del core.handles.files[inode]
 
     def _begin_reading(self, file: OpenFile, row: InodeRow) -> None:
         if row.state is not FileState.STUB:
-            file.reading = self._open_local(file.inode, row, write=False)
-        elif row.size_bytes <= self._core.settings.recall_whole_bytes_max:
+            try:
+                file.reading = self._open_local(file.inode, row, write=False)
+            except RecallNeeded:
+                row = self._core.row(file.inode)  # a stub now
+            else:
+                return
+        if row.size_bytes <= self._core.settings.recall_whole_bytes_max:
             raise RecallNeeded(file.inode, row.version)
 
     def _begin_writing(self, file: OpenFile, row: InodeRow, *, fresh: bool) -> None:
@@ -147,29 +194,48 @@ class Data:
                 self._cut(file.writing, 0)
             file.writers += 1
             return
+        core = self._core
         inode = file.inode
-        if row.state is FileState.STUB:
-            if not fresh:
-                raise RecallNeeded(inode, row.version)
-            descriptor = self._core.spool.create(inode, Version(row.version + 1))
-        else:
-            descriptor = self._open_local(inode, row, write=True)
+        descriptor = self._open_to_write(inode, row, fresh=fresh)
+        row = core.row(inode)  # opening may have found that it is a stub
+        is_stub = row.state is FileState.STUB
         try:
             if not fresh:
                 self._restore_mtime(descriptor, row)
             self._mark_open(inode, row)
-            if fresh and row.state is not FileState.STUB:
-                self._cut(descriptor, 0)
         except BaseException:
             os.close(descriptor)
+            if is_stub and core.row(inode).version == row.version:
+                core.spool.remove(inode, Version(row.version + 1))
             raise
         if file.reading >= 0:
             os.close(file.reading)
             file.reading = -1
         file.writing = descriptor
         file.writers += 1
+        try:
+            self._begin_version(file, row)
+            if fresh and not is_stub:
+                self._cut(descriptor, 0)
+        except VnaError:
+            file.writers -= 1
+            core.handles.files[inode] = file
+            self._follow_handles(file)
+            raise
+
+    def _open_to_write(self, inode: Inode, row: InodeRow, *, fresh: bool) -> int:
+        if row.state is not FileState.STUB:
+            try:
+                return self._open_local(inode, row, write=True)
+            except RecallNeeded:
+                if not fresh:
+                    raise
+        if not fresh:
+            raise RecallNeeded(inode, row.version)
+        return self._core.spool.create(inode, Version(row.version + 1))
 
     def _mark_open(self, inode: Inode, row: InodeRow) -> None:
+        """Log that the file is open for write, in a new version unless it is one that was never sealed."""
         core = self._core
         due = DUE_NEVER if row.nlink else NOT_QUEUED
         if row.state is FileState.OPEN:
@@ -185,15 +251,32 @@ class Data:
             change.row(inode)
             change.set(inode, new)
             change.event(EventKind.VERSION, inode, version)
+
+    def _begin_version(self, file: OpenFile, row: InodeRow) -> None:
+        """The local file follows into the version that `_mark_open` began, if it began one."""
+        if row.state is FileState.OPEN:
+            return
         if row.state is not FileState.STUB:
-            core.spool.move(inode, row.version, version)
-        core.faults.reach("tree.version_begun")
+            self._core.spool.move(file.inode, row.version, Version(row.version + 1))
+        file.directory_settled = False  # its name there is new
+        self._core.faults.reach("tree.version_begun")
 
     def _open_local(self, inode: Inode, row: InodeRow, *, write: bool) -> int:
-        spool = self._core.spool
+        """A descriptor of local bytes. Never inside a change.
+
+        Raises Damaged when they are missing; RecallNeeded when verified copies have them, and the file is a stub now.
+        """
+        core = self._core
+        spool = core.spool
         try:
             return spool.open(inode, row.version, write=write)
         except Damaged:
+            if row.state is FileState.REPLICATED:
+                log_missing(inode, row)
+                with core.change() as change:
+                    make_stub(change, inode, change.row(inode))
+                core.watcher.attributes_changed(inode)
+                raise RecallNeeded(inode, row.version) from None
             # loss of power can undo the rename of a version that was begun and never written to
             if row.state is not FileState.OPEN or spool.stat(inode, Version(row.version - 1)) is None:
                 raise
@@ -205,18 +288,25 @@ class Data:
         if os.fstat(descriptor).st_mtime_ns != row.mtime_ns:
             os.utime(descriptor, ns=(row.atime_ns, row.mtime_ns))
 
-    def _end_writing(self, file: OpenFile, *, stays_open: bool = True) -> None:
-        """The last writer left: the row becomes the truth and the file may be sealed once it is quiet."""
+    def _end_writing(self, file: OpenFile, *, stays_open: bool) -> None:
+        """The last writer left: the row becomes the truth and the file may be sealed once it is quiet.
+
+        When it raises, the local file is still the truth and open.
+        """
         core = self._core
         inode = file.inode
         local = os.fstat(file.writing)
-        if stays_open:
-            file.reading = core.spool.open(inode, core.row(inode).version, write=False)
+        reading = core.spool.open(inode, core.row(inode).version, write=False) if stays_open else -1
+        try:
+            with core.change() as change:
+                row = change.row(inode)
+                change.set(inode, self.as_local(row, local, due=core.quiet_until() if row.nlink else NOT_QUEUED))
+        except BaseException:
+            if reading >= 0:
+                os.close(reading)
+            raise
         os.close(file.writing)
-        file.writing = -1
-        with core.change() as change:
-            row = change.row(inode)
-            change.set(inode, self.as_local(row, local, due=core.quiet_until() if row.nlink else NOT_QUEUED))
+        file.writing, file.reading = -1, reading
 
     @staticmethod
     def as_local(row: InodeRow, local: os.stat_result, *, due: Instant) -> InodeRow:
@@ -239,12 +329,16 @@ class Data:
             raise BadHandle
         if descriptor < 0:
             row = self._core.row(file.inode)
+            if row.state is not FileState.STUB:
+                try:
+                    descriptor = file.reading = self._open_local(file.inode, row, write=False)
+                except RecallNeeded:
+                    row = self._core.row(file.inode)  # a stub now
             if row.state is FileState.STUB:
                 length = min(length, row.size_bytes - offset)
                 if length <= 0:
                     return b""
                 raise RangeNeeded(file.inode, row.version, offset, length)
-            descriptor = file.reading = self._open_local(file.inode, row, write=False)
         try:
             return os.pread(descriptor, length, offset)
         except OSError as error:
@@ -359,11 +453,10 @@ class Data:
         keeps_mode = caller.is_root or not row.mode & _SET_ID
         if size == row.size_bytes and keeps_mode and (file is None or file.writing < 0):
             return  # no need of a new version
-        borrowed = file is None
         if file is None:
             file = OpenFile(inode, row.mode)
-            file.directory_settled = True
         self._begin_writing(file, row, fresh=size == 0)
+        core.handles.files[inode] = file
         try:
             if size:
                 self._cut(file.writing, size)
@@ -372,10 +465,7 @@ class Data:
                 self._clear_set_id(file)
         finally:
             file.writers -= 1
-            if file.writers == 0:
-                self._end_writing(file, stays_open=not borrowed)
-            if borrowed:
-                file.close_descriptors()
+            self._follow_handles(file)
 
     # -- durability -----------------------------------------------------------------------------------------
 
@@ -413,10 +503,11 @@ class Data:
         file = core.handles.files.get(inode)
         if file is not None and file.descriptor >= 0:
             return self._commitment(file)
-        position = core.engine.position
         if row.is_file and row.state is not FileState.STUB:
-            directory = core.spool.local_directory(inode)
-            return Commitment(position, self._open_local(inode, row, write=False), directory)
+            with contextlib.suppress(RecallNeeded):  # verified copies have its bytes
+                descriptor = self._open_local(inode, row, write=False)
+                return Commitment(core.engine.position, descriptor, core.spool.local_directory(inode))
+        position = core.engine.position
         return Commitment(position) if core.engine.synced < position else None
 
     def settled(self, commitment: Commitment) -> None:

@@ -10,10 +10,9 @@ first and waits for that on another thread (`vnafs.fs.commitment.settle`).
 from __future__ import annotations
 
 import dataclasses
-import logging
 
 from vnafs.domain.clock import Clock
-from vnafs.domain.errors import StorageFailed, VnaError
+from vnafs.domain.errors import VnaError
 from vnafs.domain.faults import Faults, NoFaults
 from vnafs.domain.ids import Inode
 from vnafs.fs.commitment import Commitment
@@ -30,8 +29,6 @@ from vnafs.fs.xattrs import CopiesOf, Xattrs, no_copies
 from vnafs.index.engine import Engine, Position
 from vnafs.local.space import Room
 from vnafs.local.spool import Spool
-
-_LOG = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -102,6 +99,7 @@ class Filesystem:
         # tiering: the port `Tree`
         self.advance = tiering.advance
         self.evict = tiering.evict
+        self.evict_many = tiering.evict_many
         self.adopt = tiering.adopt
         self.facts = tiering.facts
         self.postpone = tiering.postpone
@@ -175,18 +173,24 @@ class Filesystem:
         """How many local files wait for a sync before they are removed."""
         return len(self._core.drops)
 
+    def upkeep(self) -> bool:
+        """What is due about once a second besides `reap`, a small step; says whether the next one should be soon.
+
+        Raises NoSpace: the disk is full, another time then.
+        """
+        self._data.end_again()
+        return self._core.trim_feed()
+
     def close(self) -> None:
         """Close every handle and make everything durable; the engine stays open for its owner. Raises StorageFailed."""
         core = self._core
         for handle in core.handles.every():
-            try:
-                self.release(handle)
-            except VnaError as error:
-                if core.failure is None and isinstance(error, StorageFailed):
-                    core.fail(error)
-                _LOG.error("tree.close_failed", extra={"inode": handle.file.inode, "why": str(error)})
+            self.release(handle)
+        self._data.end_again()
+        for file in core.handles.ending.values():  # the next start reads what they are from the local files
+            file.close_descriptors()
         if core.failure is None:
-            core.engine.sync(core.engine.position)
+            core.sync()
             while core.reap():
                 pass
 

@@ -80,13 +80,15 @@ class Handles:
         self._by_number: dict[int, Handle] = {}
         self._next = 1
         self.files: dict[Inode, OpenFile] = {}
+        self.ending: dict[Inode, OpenFile] = {}
+        """Files whose end of writing or of life could not be logged yet; they keep their descriptor until it is."""
 
     def __len__(self) -> int:
         return len(self._by_number)
 
     def check_room(self) -> None:
         """Raises TooManyOpen."""
-        if len(self._by_number) >= self._open_max:
+        if len(self._by_number) + len(self.ending) >= self._open_max:
             raise TooManyOpen(limit=self._open_max)
 
     def add(self, file: OpenFile, *, readable: bool, writable: bool, privileged: bool) -> Handle:

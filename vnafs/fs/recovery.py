@@ -39,11 +39,16 @@ class Recovery:
     def run(self, boot_id: str) -> None:
         """Repair everything; raises StorageFailed. *boot_id* tells whether the kernel booted since; "" is unknown."""
         self._make_root()
-        lost_power = self._booted_since(boot_id)
-        self._repair_open(lost_power=lost_power)
+        core, boot = self._core, boot_id.encode()
+        with core.engine.read() as reader:
+            known = meta.get_bytes(reader, BOOT)
+        self._repair_open(lost_power=known not in (None, boot))
         self._purge_orphans()
         self._finish_drops()
         self._sweep()
+        if known != boot:
+            with core.engine.write() as tx:  # last: whoever dies before it begins again
+                meta.set_bytes(tx, BOOT, boot)
 
     def _make_root(self) -> None:
         core = self._core
@@ -58,17 +63,6 @@ class Recovery:
                     ROOT_REPOSITORY, ROOT, 0, Version(0), FileState.OPEN, NOT_QUEUED,
                 ),
             )  # fmt: skip
-
-    def _booted_since(self, boot_id: str) -> bool:
-        core = self._core
-        raw = boot_id.encode()
-        with core.engine.read() as reader:
-            known = meta.get_bytes(reader, BOOT)
-        if known == raw:
-            return False
-        with core.engine.write() as tx:
-            meta.set_bytes(tx, BOOT, raw)
-        return known is not None
 
     # -- files that were open for write -----------------------------------------------------------------------
 

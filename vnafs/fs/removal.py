@@ -1,4 +1,4 @@
-"""How an inode loses a name, and how it ends: at its last name, or at its last close after that.
+"""How an inode loses a name or its local bytes, and how it ends: at its last name, or at its last close after that.
 
 Runs inside the caller's change. Local bytes go only after the change that gives them up is synced: a name that
 loss of power brings back must find its bytes.
@@ -6,12 +6,16 @@ loss of power brings back must find its bytes.
 
 from __future__ import annotations
 
+import logging
+
 from vnafs.domain.events import EventKind
 from vnafs.domain.files import FileState
 from vnafs.domain.ids import Inode
 from vnafs.fs.core import NO_INODE, Change
 from vnafs.index import keys, xattrs
 from vnafs.index.inodes import NOT_QUEUED, InodeRow
+
+_LOG = logging.getLogger(__name__)
 
 
 def unname(change: Change, inode: Inode, *, parent: Inode, name: bytes, cookie: int, is_open: bool, now: int) -> None:
@@ -45,3 +49,15 @@ def end(change: Change, inode: Inode, row: InodeRow) -> None:
     if row.is_file and row.state is not FileState.STUB:
         change.drop(inode, row.version)
     change.event(EventKind.REMOVED, inode, row.version)
+
+
+def make_stub(change: Change, inode: Inode, row: InodeRow) -> None:
+    """A version with verified copies needs its local bytes no more, or has lost them; recall brings them back."""
+    change.set(inode, row._replace(state=FileState.STUB, blocks=0, due=NOT_QUEUED))
+    change.event(EventKind.STATE, inode, row.version, detail=FileState.STUB)
+    change.drop(inode, row.version)
+
+
+def log_missing(inode: Inode, row: InodeRow) -> None:
+    """Local bytes that should be there are not."""
+    _LOG.error("tree.bytes_missing", extra={"inode": inode, "version": row.version, "state": row.state.label})

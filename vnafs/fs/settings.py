@@ -33,6 +33,8 @@ class Settings:
     """A larger stub that is opened only for reading is read in ranges instead of being brought back whole."""
     drops_pending_max: int = 4096
     """Local files that wait for the log to be synced before they are removed; past it the index is synced at once."""
+    feed_events_max: int = 1_000_000
+    """Kept for followers of the feed, about 100 bytes each; whoever falls further behind starts from a snapshot."""
     numbers_ahead: int = 4096
     """Inode numbers reserved with one sync."""
     cookies_ahead: int = 65536

@@ -2,8 +2,8 @@
 
 Every request names (inode, version) and is applied only while that still holds; it may be repeated. Legal moves are
 those of `vnafs.domain.files`. Local bytes count as sealed only while their fingerprint equals the recorded one:
-a difference is a write nobody told us of, and the file is OPEN again in a new version. One thread; `evict` waits for
-one sync of the index.
+a difference is a write nobody told us of, and the file is OPEN again in a new version. One thread; eviction waits
+for one sync of the index, however many files it is about.
 """
 
 from __future__ import annotations
@@ -13,18 +13,21 @@ import os
 from collections.abc import Sequence
 
 from vnafs.domain.clock import Instant
-from vnafs.domain.errors import Damaged, NotFound
+from vnafs.domain.errors import Damaged, InvalidArgument, NotFound
 from vnafs.domain.events import EventKind
 from vnafs.domain.files import Candidate, FileFacts, FileState, Proposal, Seal, Verdict, may_advance
 from vnafs.domain.ids import ROOT, Inode, Version
 from vnafs.fs.core import Change, Core
+from vnafs.fs.removal import log_missing, make_stub
 from vnafs.index import entries, keys
-from vnafs.index.inodes import NOT_QUEUED, InodeRow
+from vnafs.index.inodes import InodeRow
 from vnafs.local.spool import is_plain, local_error
 
 _LOG = logging.getLogger(__name__)
 
 PROPOSALS_PER_CHANGE_MAX = 256
+EVICTIONS_MAX = 64
+"""In one call, which holds everybody else for one sync and as many removals."""
 _DEPTH_MAX = 4096
 
 
@@ -63,7 +66,8 @@ class Tiering:
             return Verdict.ILLEGAL
         if row.state is proposal.state:
             return Verdict.DONE
-        if self._writers(inode):
+        file = self._core.handles.files.get(inode)
+        if file is not None and file.writing >= 0:
             return Verdict.BUSY
         seal = proposal.seal if row.state is FileState.OPEN else row.seal
         if seal is None:
@@ -71,7 +75,7 @@ class Tiering:
         if proposal.state > row.state:
             mark = self._core.spool.fingerprint(inode, row.version)
             if mark is None:
-                _missing(inode, row)
+                log_missing(inode, row)
                 return Verdict.ILLEGAL
             if mark != seal.fingerprint:
                 self._reopen(change, inode, row)
@@ -88,44 +92,52 @@ class Tiering:
     # -- away and back --------------------------------------------------------------------------------------
 
     def evict(self, inode: Inode, version: Version) -> Verdict:
-        """REPLICATED to STUB; when it says DONE the local bytes are gone.
-
-        Only without any handle and while the local bytes carry their fingerprint. The row is logged and synced
-        before the bytes go.
-        """
-        core = self._core
-        verdict = self._give_up(inode, version)
-        if verdict is Verdict.DONE:
-            core.faults.reach("evict.recorded")
-            core.engine.sync(core.engine.position)
-            core.reap(core.settings.drops_pending_max)  # this one may be the last of many
-            core.faults.reach("evict.removed")
-            core.watcher.attributes_changed(inode)
-        elif verdict is Verdict.CHANGED:
-            self._follow(inode, version)
+        """As `evict_many`, for one file."""
+        [verdict] = self.evict_many([(inode, version)])
         return verdict
 
-    def _give_up(self, inode: Inode, version: Version) -> Verdict:
-        with self._core.change() as change:
-            row = self._found(change, inode, version)
-            if row is None:
-                return Verdict.GONE
-            if row.state is FileState.STUB:
-                return Verdict.DONE
-            if row.state is not FileState.REPLICATED or row.seal is None:
-                return Verdict.ILLEGAL
-            if inode in self._core.handles.files:
-                return Verdict.BUSY
-            mark = self._core.spool.fingerprint(inode, version)
-            if mark is None:
-                _missing(inode, row)  # a stub is what it is already: its verified copies bring the bytes back
-            elif mark != row.seal.fingerprint:
-                self._reopen(change, inode, row)
-                return Verdict.CHANGED
-            change.set(inode, row._replace(state=FileState.STUB, blocks=0, due=NOT_QUEUED))
-            change.event(EventKind.STATE, inode, version, detail=FileState.STUB)
-            change.drop(inode, version)
+    def evict_many(self, requests: Sequence[tuple[Inode, Version]]) -> list[Verdict]:
+        """REPLICATED to STUB; the local bytes of those it says DONE of are gone. One verdict for each, in order.
+
+        Each only without any handle and while its local bytes carry their fingerprint. The rows are logged and
+        synced, once for all of them, before any bytes go. Raises InvalidArgument for more than EVICTIONS_MAX.
+        """
+        core = self._core
+        if len(requests) > EVICTIONS_MAX:
+            raise InvalidArgument(why=f"{len(requests)} evictions at once are more than {EVICTIONS_MAX}")
+        with core.change() as change:
+            verdicts = [self._give_up(change, inode, version) for inode, version in requests]
+        for (inode, version), verdict in zip(requests, verdicts, strict=True):
+            if verdict is Verdict.CHANGED:
+                self._follow(inode, version)
+        if Verdict.DONE in verdicts:
+            core.faults.reach("evict.recorded")
+            core.sync()
+            core.reap(core.settings.drops_pending_max)  # these may be the last of many
+            core.faults.reach("evict.removed")
+        for (inode, _), verdict in zip(requests, verdicts, strict=True):
+            if verdict is Verdict.DONE:
+                core.watcher.attributes_changed(inode)
+        return verdicts
+
+    def _give_up(self, change: Change, inode: Inode, version: Version) -> Verdict:
+        row = self._found(change, inode, version)
+        if row is None:
+            return Verdict.GONE
+        if row.state is FileState.STUB:
             return Verdict.DONE
+        if row.state is not FileState.REPLICATED or row.seal is None:
+            return Verdict.ILLEGAL
+        if inode in self._core.handles.files:
+            return Verdict.BUSY
+        mark = self._core.spool.fingerprint(inode, version)
+        if mark is None:
+            log_missing(inode, row)  # a stub is what it is already: its verified copies bring the bytes back
+        elif mark != row.seal.fingerprint:
+            self._reopen(change, inode, row)
+            return Verdict.CHANGED
+        make_stub(change, inode, row)
+        return Verdict.DONE
 
     def adopt(self, inode: Inode, version: Version, staged: str) -> Verdict:
         """STUB to REPLICATED: the staged file, complete, checked and synced, becomes the local bytes by rename.
@@ -224,10 +236,6 @@ class Tiering:
             return None
         return row if row.is_file and row.version == version and row.nlink else None
 
-    def _writers(self, inode: Inode) -> int:
-        file = self._core.handles.files.get(inode)
-        return 0 if file is None else file.writers
-
     def _reopen(self, change: Change, inode: Inode, row: InodeRow) -> None:
         """A write nobody told us of: OPEN again, in a new version unless no seal was recorded for this one."""
         _LOG.warning("tree.bytes_changed", extra={"inode": inode, "version": row.version, "state": row.state.label})
@@ -253,7 +261,3 @@ class Tiering:
         if now is not None and now.version != version and core.spool.stat(inode, version) is not None:
             core.spool.move(inode, version, now.version)
         core.watcher.bytes_changed(inode)
-
-
-def _missing(inode: Inode, row: InodeRow) -> None:
-    _LOG.error("tree.bytes_missing", extra={"inode": inode, "version": row.version, "state": row.state.label})

@@ -23,7 +23,7 @@ from typing import Any, ParamSpec, TypeVar
 import pyfuse3
 import trio
 
-from vnafs.domain.errors import RecallFailed, Refused
+from vnafs.domain.errors import NoSpace, RecallFailed, Refused, TooManyOpen, VnaError
 from vnafs.domain.ids import Inode
 from vnafs.fs.attributes import AttributeChanges, Attributes
 from vnafs.fs.caller import Caller
@@ -41,6 +41,8 @@ BLOCK_BYTES = 4096
 PREFERRED_BYTES = 1 << 20
 """Of one read or write, as programs that ask st_blksize are told."""
 RECALLS_PER_OPEN_MAX = 3
+UPKEEP_STEPS_MAX = 32
+"""In one turn, so that upkeep never takes more than a part of the loop's time."""
 _P = ParamSpec("_P")
 _R = TypeVar("_R")
 
@@ -58,7 +60,7 @@ class MountOptions:
     recalls_waiting_max: int = 384
     """Requests that may wait for a recall at once; the next one gets EAGAIN, so that others still find a turn."""
     reap_seconds: float = 1.0
-    """How often local bytes of removed files are given back to the disk."""
+    """How often local bytes of removed files are given back to the disk, and what failed is tried again."""
 
 
 def answered(method: Callable[_P, Coroutine[Any, Any, _R]]) -> Callable[_P, Coroutine[Any, Any, _R]]:
@@ -397,17 +399,52 @@ async def serve(
         raise Refused(what=f"Mounting at {mountpoint}", why=f"{error}; see its lines on standard error") from error
     _LOG.info("fuse.mounted")
     filesystem.watch(invalidations)
+
+    async def answer() -> None:
+        ready()
+        await pyfuse3.main(min_tasks=1, max_tasks=options.requests_max)
+
     try:
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(syncing.run)
-            nursery.start_soon(invalidations.run)
-            nursery.start_soon(_reap, filesystem, syncing, options.reap_seconds)
-            ready()
-            await pyfuse3.main(min_tasks=1, max_tasks=options.requests_max)
-            nursery.cancel_scope.cancel()
+        await together(
+            answer,
+            syncing.run,
+            invalidations.run,
+            functools.partial(keep_up, filesystem, syncing, options.reap_seconds),
+        )
     finally:
         pyfuse3.close(unmount=True)
         _LOG.info("fuse.unmounted")
+
+
+async def together(main: Callable[[], Awaitable[None]], *others: Callable[[], Awaitable[None]]) -> None:
+    """Run all until *main* returns or one of them raises. Raises the VnaError that ended it, not a group of one."""
+    ended: VnaError | None = None
+    try:
+        async with trio.open_nursery() as nursery:
+            for other in others:
+                nursery.start_soon(other)
+            await main()
+            nursery.cancel_scope.cancel()
+    except ExceptionGroup as group:
+        ended = _only_error(group)
+        if ended is None:
+            raise
+    if ended is not None:
+        raise ended
+
+
+def _only_error(group: ExceptionGroup[Exception]) -> VnaError | None:
+    """The error in a group, however deep, when there is one and it is ours."""
+    errors: dict[int, Exception] = {}
+    groups = [group]
+    while groups:
+        for error in groups.pop().exceptions:
+            if isinstance(error, ExceptionGroup):
+                groups.append(error)
+            else:
+                errors[id(error)] = error  # several tasks may raise the one that ended the tree
+    [error, *more] = errors.values()
+    return error if isinstance(error, VnaError) and not more else None
 
 
 def mount_options(options: MountOptions) -> set[str]:
@@ -419,13 +456,26 @@ def mount_options(options: MountOptions) -> set[str]:
     return chosen
 
 
-async def _reap(filesystem: Filesystem, syncing: Syncing, every_seconds: float) -> None:
+async def keep_up(filesystem: Filesystem, syncing: Syncing, every_seconds: float) -> None:
+    """Give local bytes back to the disk and try again what it refused, for ever.
+
+    Raises why the tree failed once it did: a tree that refuses every change must end to be started again.
+    """
     while True:
         await trio.sleep(every_seconds)
-        if filesystem.drops_pending:
-            await syncing.until(filesystem.engine.position)
-            while filesystem.reap():
+        if filesystem.failure is not None:
+            raise filesystem.failure
+        try:
+            for _ in range(UPKEEP_STEPS_MAX):
+                if not filesystem.upkeep():
+                    break
                 await trio.lowlevel.checkpoint()
+            if filesystem.drops_pending:
+                await syncing.until(filesystem.engine.position)
+                while filesystem.reap():
+                    await trio.lowlevel.checkpoint()
+        except (NoSpace, TooManyOpen) as refused:
+            _LOG.warning("fuse.upkeep_postponed", extra={"why": str(refused)})
 
 
-__all__ = ["MountOptions", "Pyfuse3Engine", "mount_options", "serve"]
+__all__ = ["MountOptions", "Pyfuse3Engine", "keep_up", "mount_options", "serve", "together"]

@@ -4,8 +4,8 @@ An event is written in the transaction of the change it tells of, so that neithe
 feed says where to look, not what is there. Followers keep a cursor: the number of the first event they have not
 dealt with. The feed is trimmed from its old end; whoever fell behind that starts again from a snapshot.
 
-`Feed.append` belongs to the environment's single writer and remembers the next number between transactions; all
-else are pure functions of a reader.
+`Feed` belongs to the environment's single writer and remembers both ends between transactions; all else are pure
+functions of a reader.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from vnafs.domain.errors import CursorAhead, CursorBehind, Damaged, FormatUnknow
 from vnafs.domain.events import Event, EventKind
 from vnafs.domain.ids import Inode, Version
 from vnafs.index import keys, meta
-from vnafs.index.engine import Reader, Transaction, prefix_stop
+from vnafs.index.engine import Engine, Reader, Transaction, prefix_stop
 from vnafs.index.records import sized, take_sized, take_varint, varint
 
 _RECORD_VERSION = 1
@@ -31,6 +31,7 @@ class Feed:
 
     def __init__(self) -> None:
         self._next: int | None = None
+        self._begin: int | None = None
 
     def append(self, tx: Transaction, event: Event) -> int:
         """Add an event to this transaction; returns its number.
@@ -44,6 +45,21 @@ class Feed:
         tx.put(keys.feed(number), encode(event))
         self._next = number + 1
         return number
+
+    def trim(self, engine: Engine, feed_events_max: int, limit: int) -> int:
+        """Remove the oldest events beyond *feed_events_max*, at most *limit*, in a transaction of its own.
+
+        Returns how many. Costs nothing while there are not too many: both ends are remembered.
+        """
+        if self._next is None or self._begin is None:
+            with engine.read() as reader:
+                self._begin, self._next = begin(reader), end(reader)
+        if self._next - self._begin <= max(feed_events_max, 1):
+            return 0
+        with engine.write() as tx:
+            removed = trim(tx, feed_events_max, limit, oldest=self._begin)
+        self._begin += removed
+        return removed
 
 
 def end(reader: Reader) -> int:
@@ -76,13 +92,13 @@ def read_from(reader: Reader, cursor: int, limit: int) -> list[tuple[int, Event]
     return events
 
 
-def trim(tx: Transaction, feed_events_max: int, limit: int) -> int:
+def trim(tx: Transaction, feed_events_max: int, limit: int, *, oldest: int = 0) -> int:
     """Remove the oldest events beyond *feed_events_max*, at most *limit* in this transaction; returns how many.
 
-    The newest event always stays: the next number is learned from it.
+    The newest event always stays: the next number is learned from it. No event before *oldest* is looked for.
     """
     keep_from = end(tx) - max(feed_events_max, 1)
-    doomed = itertools.islice(tx.scan(keys.FEED, keys.feed(max(keep_from, 0))), limit)
+    doomed = itertools.islice(tx.scan(keys.feed(oldest), keys.feed(max(keep_from, oldest))), limit)
     removed = 0
     for key, _ in doomed:
         tx.delete(key)

@@ -16,7 +16,7 @@ from vnafs.domain.errors import DaemonUnreachable, NotFound, VnaError
 from vnafs.domain.eviction import YES, Decision, may_evict
 from vnafs.domain.faults import Faults
 from vnafs.domain.files import Candidate, FileFacts, FileState, Proposal, Verdict
-from vnafs.domain.ids import Inode
+from vnafs.domain.ids import Inode, Version
 from vnafs.pipeline.namespace import Namespace
 from vnafs.pipeline.tree import Tree
 
@@ -26,6 +26,7 @@ BATCH = 64
 SCANNED_MAX = 100_000
 """Rows that one round looks at, so that files nobody may evict cannot hold a round for ever."""
 
+MISSING = Decision(yes=False, why="there is no such file any more")
 WHY = {
     Verdict.BUSY: "somebody has it open",
     Verdict.GONE: "it was changed or removed meanwhile",
@@ -73,47 +74,75 @@ class Evictor:
         self._clock = clock
         self._faults = faults
 
-    def evict(self, inode: Inode) -> Decision:
-        """Evict one file now. Raises NotFound."""
-        facts = self._tree.facts(inode)
-        if facts.state is FileState.STUB:
-            return YES
+    def evict_many(self, inodes: Sequence[Inode]) -> list[Decision]:
+        """Evict files now; one decision for each, in order. One file's trouble is its own decision.
+
+        Raises DaemonUnreachable.
+        """
+        decisions: list[Decision] = []
+        for begin in range(0, len(inodes), BATCH):
+            asked = [(inode, *self._decide(inode)) for inode in inodes[begin : begin + BATCH]]
+            done = self._give_up([(inode, facts.version) for inode, facts, _ in asked if facts is not None])
+            decisions += [done.get(inode, decision) for inode, _, decision in asked]
+        return decisions
+
+    def _decide(self, inode: Inode) -> tuple[FileFacts | None, Decision]:
+        """Whether a file may go, with what is known of it if its local bytes are to go now."""
+        try:
+            facts = self._tree.facts(inode)
+            if facts.state is FileState.STUB:
+                return None, YES
+            facts, decision = self._may_go(facts)
+        except NotFound:
+            return None, MISSING
+        except DaemonUnreachable:
+            raise
+        except VnaError as problem:
+            # one file's trouble must not keep the others here
+            log.warning("evict.failed", extra={"inode": inode, "why": str(problem)})
+            return None, Decision(yes=False, why=str(problem))
+        return facts if decision.yes else None, decision
+
+    def _may_go(self, facts: FileFacts) -> tuple[FileFacts, Decision]:
+        inode = facts.inode
         repository, copies = self._namespace.repository(facts.repository), self._copies_of(facts)
         if facts.state is FileState.PACKED and len(copies) >= max(1, repository.copies_min):
             # its copies are there and the news is still on its way
             self._tree.advance([Proposal(inode, facts.version, FileState.REPLICATED, sha256=facts.sha256)])
             facts = self._tree.facts(inode)
-        decision = may_evict(facts, repository, copies)
-        if not decision.yes:
-            return decision
+        return facts, may_evict(facts, repository, copies)
+
+    def _give_up(self, requests: Sequence[tuple[Inode, Version]]) -> dict[Inode, Decision]:
+        """The tree's word on files that may go as far as we know; at most BATCH."""
+        if not requests:
+            return {}
         self._settle()
         self._faults.reach("evict.decided")
-        verdict = self._tree.evict(inode, facts.version)
-        return YES if verdict is Verdict.DONE else Decision(yes=False, why=WHY[verdict])
+        verdicts = self._tree.evict_many(requests)
+        return {
+            inode: YES if verdict is Verdict.DONE else Decision(yes=False, why=WHY[verdict])
+            for (inode, _), verdict in zip(requests, verdicts, strict=True)
+        }
 
     def make_room(self, used_bytes: Callable[[], int], low_bytes: int, *, stop: Callable[[], bool]) -> int:
         """Evict, longest replicated first, until no more than *low_bytes* are in use. Returns how many files."""
         evicted = 0
         after: Candidate | None = None
         for _ in range(SCANNED_MAX // BATCH):
+            left_bytes = used_bytes() - low_bytes
             batch = self._namespace.waiting(FileState.REPLICATED, limit=BATCH, after=after)
+            if left_bytes <= 0 or not batch or stop():
+                break
+            requests: list[tuple[Inode, Version]] = []
             for candidate in batch:
-                if stop() or used_bytes() <= low_bytes:
+                if left_bytes <= 0 or stop():
                     break
                 after = candidate
-                try:
-                    evicted += self.evict(candidate.inode).yes
-                except NotFound:
-                    continue
-                except DaemonUnreachable:
-                    raise
-                except VnaError as problem:
-                    # one file's trouble must not keep the others here
-                    log.warning("evict.failed", extra={"inode": candidate.inode, "why": str(problem)})
-            else:
-                if batch:
-                    continue
-            break
+                facts, _ = self._decide(candidate.inode)
+                if facts is not None:
+                    requests.append((facts.inode, facts.version))
+                    left_bytes -= facts.size_bytes
+            evicted += sum(decision.yes for decision in self._give_up(requests).values())
         if evicted:
             log.info("evict.made_room", extra={"files": evicted})
         return evicted

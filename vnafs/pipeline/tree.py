@@ -25,6 +25,10 @@ class Tree(Protocol):
         """REPLICATED to STUB: only without handles and while the local bytes carry their fingerprint."""
         ...
 
+    def evict_many(self, requests: Sequence[tuple[Inode, Version]]) -> list[Verdict]:
+        """As evict, for at most 64 files with one sync; one verdict for each, in order."""
+        ...
+
     def adopt(self, inode: Inode, version: Version, staged: str) -> Verdict:
         """STUB to REPLICATED: the staged file, complete and synced, becomes the local bytes by rename."""
         ...

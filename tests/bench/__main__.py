@@ -1,0 +1,17 @@
+"""`make bench`: every bench once, at the size that a coffee break allows. Figures go to build/bench."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+BENCHES = (
+    ["tests.bench.content"],
+    ["tests.bench.index_engine"],
+    ["tests.bench.targets"],
+    ["tests.bench.drain", "--files", "600", "--rounds", "3"],
+    ["tests.bench.million", "--files", "100000"],
+)
+
+if __name__ == "__main__":
+    sys.exit(max(subprocess.run([sys.executable, "-m", *words], check=False).returncode for words in BENCHES))
