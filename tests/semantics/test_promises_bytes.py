@@ -125,7 +125,7 @@ def test_p34_exclusive_and_truncating_opens(tree: Tree) -> None:
 
 
 def test_p36_missing_local_bytes_are_an_error_and_never_an_empty_file(tree: Tree) -> None:
-    for state in (FileState.OPEN, FileState.SEALED, FileState.REPLICATED):
+    for state in (FileState.OPEN, FileState.SEALED, FileState.PACKED):
         inode = tree.file(b"%d" % state)
         if state is not FileState.OPEN:
             tree.advance(inode, state)
@@ -136,6 +136,42 @@ def test_p36_missing_local_bytes_are_an_error_and_never_an_empty_file(tree: Tree
             assert refused.value.errno == errno.EIO
         assert tree.stat(inode).size_bytes == 5
     assert tree.read(tree.file(b"other")) == b"bytes"
+
+
+@pytest.mark.parametrize("flags", [os.O_RDONLY, os.O_RDWR])
+def test_p36_missing_local_bytes_with_verified_copies_are_recalled(tree: Tree, flags: int) -> None:
+    inode = tree.file(b"f")
+    tree.advance(inode)
+    tree.local(inode).unlink()
+    with pytest.raises(RecallNeeded) as needed:
+        tree.open(inode, flags)
+    assert tree.fs.facts(inode).state is FileState.STUB
+    assert tree.stat(inode).size_bytes == 5
+    assert tree.recall(needed.value) is Verdict.DONE
+    assert tree.fs.read(tree.open(inode, flags), 0, 100) == b"bytes"
+
+
+def test_p36_missing_local_bytes_of_a_large_replicated_file_are_read_in_ranges(tmp_path: Path) -> None:
+    tree = Tree(tmp_path, settings=Settings(reserve_bytes=0, recall_whole_bytes_max=4))
+    inode = tree.file(b"f")
+    tree.advance(inode)
+    tree.local(inode).unlink()
+    handle = tree.open(inode)
+    with pytest.raises(RangeNeeded):
+        tree.fs.read(handle, 0, 5)
+
+
+def test_p36_missing_local_bytes_hinder_nobody_who_wants_none(tree: Tree) -> None:
+    for name in (b"opened", b"cut"):
+        inode = tree.file(name)
+        tree.advance(inode)
+        tree.local(inode).unlink()
+        if name == b"opened":
+            tree.fs.release(tree.open(inode, os.O_WRONLY | os.O_TRUNC))
+        else:
+            tree.fs.setattr(inode, AttributeChanges(size_bytes=0), ALICE)
+        assert tree.read(inode) == b""
+        assert tree.fs.facts(inode).version == 2
 
 
 def test_p37_writers_are_refused_before_the_disk_is_full(tree: Tree, monkeypatch: pytest.MonkeyPatch) -> None:

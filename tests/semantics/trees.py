@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 
 from vnafs.domain.clock import Instant
-from vnafs.domain.errors import StorageFailed
+from vnafs.domain.errors import NoSpace, StorageFailed
 from vnafs.domain.faults import Faults
 from vnafs.domain.files import FileState, Proposal, Seal, Verdict
 from vnafs.domain.ids import Inode, Sha256
@@ -45,13 +45,22 @@ class HandClock:
 
 
 class LazyEngine(MemoryEngine):
-    """A memory engine whose changes are synced only by `sync`, which can be made to fail."""
+    """A memory engine whose changes are synced only by `sync`, which can be made to fail, as can changes."""
 
     def __init__(self) -> None:
         super().__init__()
         self.synced_to = Position(0)
         self.syncs = 0
         self.is_broken = False
+        self.room_for: int | None = None
+        """So many changes fit on the disk; None: as many as you like."""
+
+    def _commit(self, changed: dict[bytes, bytes | None]) -> None:
+        if self.room_for is not None:
+            if not self.room_for:
+                raise NoSpace(why="the test filled the disk")
+            self.room_for -= 1
+        super()._commit(changed)
 
     @property
     def synced(self) -> Position:
@@ -74,10 +83,12 @@ class Tree:
         acknowledgement: Acknowledgement = Acknowledgement.WRITTEN,
         settings: Settings | None = None,
         faults: Faults | None = None,
+        spool: Spool | None = None,
+        engine: LazyEngine | None = None,
     ) -> None:
         self.directory = directory
-        self.engine = LazyEngine()
-        self.spool = Spool(str(directory / "spool"))
+        self.engine = engine or LazyEngine()
+        self.spool = spool or Spool(str(directory / "spool"))
         self.clock = HandClock()
         self.settings = settings or Settings(reserve_bytes=0)
         self.faults = faults

@@ -51,9 +51,9 @@ class Fault:
 
 
 class Proxy:
-    """One listening proxy in front of *upstream* (`http://host:port`)."""
+    """One listening proxy in front of *upstream* (`http://host:port`), on any port or on the one of a closed proxy."""
 
-    def __init__(self, upstream: str, *, checks_sha256: bool = False) -> None:
+    def __init__(self, upstream: str, *, checks_sha256: bool = False, port: int = 0) -> None:
         parts = urlsplit(upstream)
         self.upstream = (parts.hostname or "127.0.0.1", parts.port or 80)
         self.checks_sha256 = checks_sha256
@@ -61,8 +61,9 @@ class Proxy:
         self._faults: list[Fault] = []
         self._lock = threading.Lock()
         self.requests: list[str] = []
-        self._server = _Listener(self)
-        self.url = f"http://127.0.0.1:{self._server.server_address[1]}"
+        self._server = _Listener(self, port)
+        self.port = int(self._server.server_address[1])
+        self.url = f"http://127.0.0.1:{self.port}"
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.02,), name="proxy", daemon=True)
         self._thread.start()
 
@@ -115,11 +116,11 @@ class _Listener(socketserver.ThreadingTCPServer):
     request_queue_size = 64
     block_on_close = True
 
-    def __init__(self, owner: Proxy) -> None:
+    def __init__(self, owner: Proxy, port: int) -> None:
         self.owner = owner
         self._open: set[socket.socket] = set()
         self._open_lock = threading.Lock()
-        super().__init__(("127.0.0.1", 0), _Connection)
+        super().__init__(("127.0.0.1", port), _Connection)
 
     def opened(self, connection: socket.socket) -> None:
         with self._open_lock:

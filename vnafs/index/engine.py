@@ -37,7 +37,10 @@ class Transaction(Reader, Protocol):
     """A view that also changes; it reads what it wrote itself."""
 
     def put(self, key: bytes, value: bytes) -> None:
-        """Set *key*. Raises ValueError for an empty key or one over KEY_BYTES_MAX bytes."""
+        """Set *key*: 1 to KEY_BYTES_MAX bytes, of which the first is 2 or more.
+
+        Keys below that belong to the engines themselves. Raises ValueError for any other.
+        """
         ...
 
     def delete(self, key: bytes) -> None:

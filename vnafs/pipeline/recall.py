@@ -45,6 +45,9 @@ RECALLS_MAX = 16
 STAGED_SECONDS_MAX = 3600.0
 """Whoever asked for a file has taken it by then, or never will: mount was restarted in between."""
 RANGE_ATTEMPTS_MAX = 3
+ROOM_ATTEMPTS_MAX = 3
+ROOM_SECONDS = 0.5
+"""Before another attempt to find room: freed blocks may take a moment to be free."""
 
 
 @dataclasses.dataclass(slots=True)
@@ -60,7 +63,10 @@ class _Ranged:
 
 
 class Recaller:
-    """Brings contents back into the staging folder. Several threads at once."""
+    """Brings contents back into the staging folder. Several threads at once.
+
+    *make_room* is asked for room on the local disk before bytes are brought.
+    """
 
     def __init__(
         self,
@@ -68,6 +74,7 @@ class Recaller:
         shelf: Shelf,
         folder: str,
         *,
+        make_room: Callable[[int], None],
         clock: Clock,
         faults: Faults,
         fatal: Callable[[BaseException], None],
@@ -75,6 +82,7 @@ class Recaller:
         self._store = store
         self._shelf = shelf
         self._folder = folder
+        self._make_room = make_room
         self._clock = clock
         self._faults = faults
         self._fatal = fatal
@@ -120,16 +128,23 @@ class Recaller:
             path = self._place(inode, version)
         with self._places:
             self._faults.reach("recall.fetched")
-            try:
-                self._write(path, recipe)
-            except BaseException:
-                if os.path.exists(path):
-                    os.unlink(path)
-                raise
+            self._stage(path, recipe)
         with self._lock:
             self._staged[path] = self._clock.monotonic()
         self._faults.reach("recall.written")
         return path
+
+    def _stage(self, path: str, recipe: Recipe) -> None:
+        for attempt in range(ROOM_ATTEMPTS_MAX):
+            self._make_room(recipe.size_bytes)
+            try:
+                self._write(path, recipe)
+            except NoSpace:  # others took the room that was made
+                if attempt == ROOM_ATTEMPTS_MAX - 1:
+                    raise
+                self._clock.sleep(ROOM_SECONDS)
+            else:
+                return
 
     def _place(self, inode: Inode, version: Version) -> str:
         """A path that never was and never will be again, in any run. Needs the lock.
@@ -152,7 +167,7 @@ class Recaller:
 
     def _write(self, path: str, recipe: Recipe) -> None:
         try:
-            with open(path, "xb") as file:
+            with _removed_unless_whole(path), open(path, "xb") as file:
                 for block in self.bytes_of(recipe):
                     file.write(block)
                 file.flush()
@@ -226,7 +241,7 @@ class Recaller:
         return pack
 
     def _fetch_behind(self, pack: packs.Pack) -> None:
-        if not self._shelf.is_near(pack):
+        if self._shelf.may_fetch(pack):
             try:
                 self._ahead.put_nowait(pack)
             except queue.Full:
@@ -294,6 +309,7 @@ class Recaller:
         """Put pieces where they belong; one counts as present only when all of it is. Needs the range's lock."""
         if not missing:
             return
+        self._make_room(sum(ranged.recipe.pieces[number].raw_bytes for number in missing))
         try:
             with open(ranged.path, "r+b", buffering=0) as file:
                 for number in missing:
@@ -333,9 +349,17 @@ class Recaller:
             found = self._ranged[inode, version]
         for ranged in forgotten:
             with ranged.lock:
-                ranged.forgotten = True
-                os.unlink(ranged.path)
+                _forget(ranged)
         return found
+
+    def shed(self) -> None:
+        """Let the parts of large files go that nobody asks for at this moment: the local disk is short of room."""
+        with self._lock:
+            idle = [key for key, ranged in self._ranged.items() if ranged.lock.acquire(blocking=False)]
+            ranges = [self._ranged.pop(key) for key in idle]
+        for ranged in ranges:
+            _forget(ranged)
+            ranged.lock.release()
 
     # -- ahead -------------------------------------------------------------------------------------------------
 
@@ -348,6 +372,23 @@ class Recaller:
                     log.warning("recall.ahead_failed", extra={"pack": pack.id.hex(), "why": str(problem)})
         except BaseException as problem:
             self._fatal(problem)
+
+
+def _forget(ranged: _Ranged) -> None:
+    """Needs the range's lock."""
+    ranged.forgotten = True
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(ranged.path)
+
+
+@contextlib.contextmanager
+def _removed_unless_whole(path: str) -> Iterator[None]:
+    try:
+        yield
+    except BaseException:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(path)
+        raise
 
 
 def _runs(pieces: tuple[PieceRef, ...]) -> Iterator[list[PieceRef]]:

@@ -36,6 +36,7 @@ from vnafs.pipeline.propose import Proposer
 from vnafs.pipeline.recall import Recaller
 from vnafs.pipeline.reconcile import Reconciler
 from vnafs.pipeline.replicate import Replicator, backfill
+from vnafs.pipeline.room import Room
 from vnafs.pipeline.seal import Gone, Later, reading
 from vnafs.pipeline.shelf import Shelf
 from vnafs.pipeline.tree import Tree
@@ -120,10 +121,24 @@ class Tiering:
             settings.recall_cache_folder,
             store,
             sources=self._sources,
+            has_room=lambda size_bytes: self.room.has(size_bytes),
             cache_bytes_max=settings.recall_cache_bytes_max,
         )
-        self.recaller = Recaller(store, self.shelf, settings.staging_folder, clock=clock, faults=faults, fatal=fatal)
+        self.recaller = Recaller(
+            store,
+            self.shelf,
+            settings.staging_folder,
+            make_room=lambda size_bytes: self.room.make(size_bytes),
+            clock=clock,
+            faults=faults,
+            fatal=fatal,
+        )
         self.evictor = Evictor(tree, namespace, self.copies_of, settle=self._settle, clock=clock, faults=faults)
+        self.room = Room(
+            self._marks,
+            shed=self._shed,
+            evict=lambda used, bytes_max: self.evictor.make_room(used, bytes_max, stop=self._stopping.is_set),
+        )
         self._proposer = Proposer(tree, heed=self._heed, dropped=self._dropped)
         self._reconciler = Reconciler(store, namespace, self.shelf, propose=self._proposer.add)
         self.packer = Packer(
@@ -490,16 +505,13 @@ class Tiering:
             self.watch_disk()
 
     def watch_disk(self) -> None:
-        """Make room when the local disk is above its mark: what was fetched ahead goes first, then files."""
+        """Make room when the local disk is above its mark."""
         self.recaller.tidy()
-        used, marks = self._marks()
-        if used <= marks.high_bytes:
-            return
+        self.room.keep()
+
+    def _shed(self) -> None:
         self.shelf.shed()
-        try:
-            self.evictor.make_room(lambda: self._marks()[0], marks.low_bytes, stop=self._stopping.is_set)
-        except VnaError as problem:
-            log.warning("evict.later", extra={"why": str(problem)})
+        self.recaller.shed()
 
     def _marks(self) -> tuple[int, Watermarks]:
         return watermarks(

@@ -16,7 +16,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping
 
 from vnafs.domain.copies import CopyState
-from vnafs.domain.errors import Damaged, RecallFailed, TargetError
+from vnafs.domain.errors import Damaged, NoSpace, RecallFailed, TargetError
 from vnafs.domain.ids import PackNumber, Span, pack_object_name
 from vnafs.index import copies, packs, targets
 from vnafs.index.engine import Engine
@@ -30,7 +30,8 @@ log = logging.getLogger(__name__)
 class Shelf:
     """Where packs' bytes come from.
 
-    *sources* answers with the targets that can be read now, by number, the one to be asked first at the front.
+    *sources* answers with the targets that can be read now, by number, the one to be asked first at the front;
+    *has_room* whether the local disk may take so many bytes more.
     """
 
     def __init__(
@@ -40,12 +41,14 @@ class Shelf:
         store: Engine,
         *,
         sources: Callable[[], Mapping[int, Target]],
+        has_room: Callable[[int], bool],
         cache_bytes_max: int,
     ) -> None:
         self._folder = folder
         self._cache_folder = cache_folder
         self._store = store
         self._sources = sources
+        self._has_room = has_room
         self._cache_bytes_max = cache_bytes_max
         self._lock = threading.Lock()
         self._cached: collections.OrderedDict[PackNumber, int] = collections.OrderedDict()
@@ -90,12 +93,16 @@ class Shelf:
 
             yield read
 
-    def is_near(self, pack: packs.Pack) -> bool:
-        """Whether the whole pack is on the local disk."""
-        return os.path.exists(self._local(pack)) or os.path.exists(self._cache(pack))
+    def may_fetch(self, pack: packs.Pack) -> bool:
+        """Whether the whole pack is not on the local disk, and there is room for it."""
+        is_near = os.path.exists(self._local(pack)) or os.path.exists(self._cache(pack))
+        return not is_near and self._has_room(pack.size_bytes)
 
     def fetch(self, pack: packs.Pack) -> str:
-        """The path of the whole pack on the local disk, fetched and compared if need be. Raises RecallFailed."""
+        """The path of the whole pack on the local disk, fetched and compared if need be.
+
+        Raises RecallFailed, NoSpace.
+        """
         local = self._local(pack)
         if os.path.exists(local):
             return local
@@ -115,6 +122,8 @@ class Shelf:
                 if pack.number in self._cached:
                     self._cached.move_to_end(pack.number)
             return path
+        if not self._has_room(pack.size_bytes):
+            raise NoSpace(why="the local disk is above its mark")
         problems: list[str] = []
         for target in self._holding(pack, besides=0):
             try:

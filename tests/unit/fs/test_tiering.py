@@ -7,11 +7,13 @@ from pathlib import Path
 
 import pytest
 
+from tests.model.treecheck import check_tree
 from tests.semantics.trees import ALICE, Tree
 from vnafs.domain.clock import NANOSECONDS, Instant
-from vnafs.domain.errors import NotFound
+from vnafs.domain.errors import InvalidArgument, NotFound, StorageFailed
 from vnafs.domain.files import Candidate, FileState, Proposal, Verdict
 from vnafs.domain.ids import Inode, Version
+from vnafs.fs.tiering import EVICTIONS_MAX
 from vnafs.index import queue
 from vnafs.index.feeds import read_from
 from vnafs.pipeline.tree import Tree as TreePort
@@ -121,6 +123,59 @@ def test_facts_show_a_path_through_renames(tree: Tree) -> None:
     directory = tree.fs.mkdir(tree.r, b"d", 0o755, ALICE).inode
     tree.fs.rename(tree.r, b"f", directory, b"g")
     assert tree.fs.facts(inode).path_hint == b"r/d/g"
+
+
+def test_many_files_are_evicted_with_one_sync_and_one_verdict_each(tree: Tree) -> None:
+    files = [tree.file(b"%d" % number) for number in range(4)]
+    gone, open_, kept, changed = files
+    for inode in files:
+        tree.advance(inode)
+    handle = tree.open(open_)
+    tree.local(changed).write_bytes(b"other bytes")
+    plain = tree.file(b"plain")
+    syncs = tree.engine.syncs
+    requests = [(gone, 1), (open_, 1), (kept, 7), (plain, 1), (changed, 1), (gone, 1)]
+    assert tree.fs.evict_many([(inode, Version(version)) for inode, version in requests]) == [
+        Verdict.DONE,
+        Verdict.BUSY,
+        Verdict.GONE,
+        Verdict.ILLEGAL,
+        Verdict.CHANGED,
+        Verdict.DONE,
+    ]
+    assert tree.engine.syncs == syncs + 1
+    assert not tree.local(gone).exists()
+    assert tree.local(kept).exists()
+    assert tree.fs.read(handle, 0, 10) == b"bytes"
+    assert tree.read(changed) == b"other bytes"
+    assert tree.fs.facts(changed).version == 2
+    tree.fs.release(handle)
+    check_tree(tree.engine, tree.spool)
+
+
+def test_evicting_nothing_waits_for_nothing(tree: Tree) -> None:
+    inode = tree.file(b"f")
+    syncs = tree.engine.syncs
+    assert tree.fs.evict_many([]) == []
+    assert tree.evict(inode) is Verdict.ILLEGAL
+    assert tree.engine.syncs == syncs
+
+
+def test_too_many_evictions_at_once_are_refused(tree: Tree) -> None:
+    requests = [(Inode(number), Version(1)) for number in range(EVICTIONS_MAX + 1)]
+    with pytest.raises(InvalidArgument, match="65"):
+        tree.fs.evict_many(requests)
+    assert tree.fs.evict_many(requests[1:]) == [Verdict.GONE] * EVICTIONS_MAX
+
+
+def test_a_failed_sync_during_eviction_ends_the_tree_and_keeps_the_bytes(tree: Tree) -> None:
+    inode = tree.file(b"f")
+    tree.advance(inode)
+    tree.engine.is_broken = True
+    with pytest.raises(StorageFailed):
+        tree.evict(inode)
+    assert isinstance(tree.fs.failure, StorageFailed)
+    assert tree.local(inode).exists()
 
 
 def test_evict_then_adopt_before_the_removal_was_synced_keeps_the_new_bytes(tree: Tree) -> None:

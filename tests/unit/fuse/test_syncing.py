@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 from pathlib import Path
 
@@ -10,13 +11,16 @@ import trio
 
 from tests.semantics.trees import ALICE, Tree
 from vnafs.domain.errors import Damaged, NotFound, StorageFailed
-from vnafs.domain.ids import Inode
+from vnafs.domain.files import Verdict
+from vnafs.domain.ids import Inode, Version
 from vnafs.domain.repositories import Acknowledgement
+from vnafs.fs.settings import Settings
 from vnafs.fuse.errno import errno_of
 from vnafs.fuse.invalidation import Invalidations
-from vnafs.fuse.pyfuse3 import MountOptions, mount_options
+from vnafs.fuse.pyfuse3 import MountOptions, keep_up, mount_options, together
 from vnafs.fuse.stale import clear_stale, is_ours
 from vnafs.fuse.syncing import Syncing
+from vnafs.index import feeds
 
 
 @pytest.fixture
@@ -84,6 +88,100 @@ def test_a_settled_commitment_is_not_waited_for_again(tree: Tree) -> None:
             os.fstat(commitment.descriptor)
 
     trio.run(run)
+
+
+def test_a_tree_that_failed_ends_its_mount_with_the_plain_error(tree: Tree) -> None:
+    async def run() -> None:
+        syncing = Syncing(tree.fs)
+        tree.engine.is_broken = True
+        with pytest.raises(StorageFailed):
+            tree.fs.evict(stub, Version(1))
+        await together(trio.sleep_forever, syncing.run, functools.partial(keep_up, tree.fs, syncing, 0.001))
+
+    stub = tree.stub(b"f")
+    with pytest.raises(StorageFailed) as ended:
+        trio.run(run)
+    assert ended.value is tree.fs.failure
+
+
+def test_what_ends_a_mount_comes_out_of_any_number_of_nurseries() -> None:
+    error = StorageFailed(doing="testing", why="it must")
+
+    async def fail() -> None:
+        raise error
+
+    async def fail_deeper() -> None:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(fail)
+
+    for others in ([fail], [fail_deeper], [fail, fail_deeper]):
+        with pytest.raises(StorageFailed) as ended:
+            trio.run(together, trio.sleep_forever, *others)
+        assert ended.value is error
+
+
+def test_several_errors_and_surprises_are_not_hidden() -> None:
+    async def fail() -> None:
+        raise StorageFailed(doing="testing", why="it must")
+
+    async def surprise() -> None:
+        raise ZeroDivisionError
+
+    for others in ([fail, fail], [surprise], [fail, surprise]):
+        with pytest.raises(ExceptionGroup):
+            trio.run(together, trio.sleep_forever, *others)
+
+
+def test_the_end_of_the_main_task_ends_the_others() -> None:
+    trio.run(together, trio.lowlevel.checkpoint, trio.sleep_forever)
+
+
+def test_a_full_disk_postpones_upkeep_and_does_not_end_the_mount(tree: Tree) -> None:
+    async def run() -> None:
+        syncing = Syncing(tree.fs)
+        tree.file(b"f")
+        tree.fs.unlink(tree.r, b"f")
+        closed = tree.create(b"g", b"bytes")
+        tree.engine.room_for = 0
+        tree.fs.release(closed)
+
+        async def make_room() -> None:
+            await trio.sleep(0.02)
+            assert tree.fs.drops_pending == 1
+            tree.engine.room_for = None
+            while tree.fs.drops_pending:
+                await trio.sleep(0.001)
+
+        await together(make_room, syncing.run, functools.partial(keep_up, tree.fs, syncing, 0.001))
+        assert tree.advance(closed.file.inode) is Verdict.DONE
+
+    trio.run(run)
+
+
+def test_upkeep_trims_the_feed_in_steps(tmp_path: Path) -> None:
+    tree = Tree(tmp_path, settings=Settings(reserve_bytes=0, feed_events_max=5))
+
+    async def run() -> None:
+        async def trimmed() -> None:
+            while events(tree) > 5:
+                await trio.sleep(0.001)
+
+        for number in range(700):
+            tree.fs.mkdir(tree.r, b"%d" % number, 0o755, ALICE)
+        assert tree.fs.upkeep()
+        assert 5 < events(tree) < 300
+        with trio.fail_after(10):
+            await together(trimmed, functools.partial(keep_up, tree.fs, Syncing(tree.fs), 0.001))
+        position = tree.engine.position
+        assert not tree.fs.upkeep()
+        assert tree.engine.position == position
+
+    trio.run(run)
+
+
+def events(tree: Tree) -> int:
+    with tree.engine.read() as reader:
+        return feeds.end(reader) - feeds.begin(reader)
 
 
 def test_notices_are_gathered_and_unknown_inodes_ignored() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -115,6 +116,55 @@ def test_trimming_keeps_the_newest_in_bounded_steps() -> None:
     assert read(engine, 7) == [7, 8, 9, 10]
     assert trim(engine, feed_events_max=0) == 3
     assert append(engine, Feed(), 1) == [11]
+
+
+def test_the_writing_end_trims_in_steps_and_remembers_where_the_feed_begins() -> None:
+    engine, feed = MemoryEngine(), Feed()
+    append(engine, feed, *range(10))
+    assert [feed.trim(engine, 3, 4) for _ in range(3)] == [4, 3, 0]
+    append(engine, feed, 1, 2)
+    assert feed.trim(engine, 3, 4) == 2
+    assert read(engine, 10) == [10, 11, 12]
+    assert Feed().trim(engine, 2, 4) == 1
+    assert append(engine, feed, 1) == [13]
+
+
+def test_a_feed_that_is_short_enough_is_not_even_looked_at() -> None:
+    engine, feed = CountingEngine(), Feed()
+    append(engine, feed, *range(10))
+    feed.trim(engine, 10, 4)
+    looks, position = engine.looks, engine.position
+    assert feed.trim(engine, 10, 4) == 0
+    assert (engine.looks, engine.position) == (looks, position)
+
+
+def test_a_transaction_that_was_rolled_back_does_not_trim_too_much() -> None:
+    engine, feed = MemoryEngine(), Feed()
+    append(engine, feed, *range(3))
+
+    def append_and_fail() -> None:
+        with engine.write() as tx:
+            feed.append(tx, state(1))
+            raise KeyError
+
+    with pytest.raises(KeyError):
+        append_and_fail()
+    assert feed.trim(engine, 3, 4) == 0
+    assert read(engine, 1) == [1, 2, 3]
+
+
+class CountingEngine(MemoryEngine):
+    """Counts views and transactions."""
+
+    looks = 0
+
+    def read(self) -> contextlib.AbstractContextManager[Any]:
+        self.looks += 1
+        return super().read()
+
+    def write(self) -> contextlib.AbstractContextManager[Any]:
+        self.looks += 1
+        return super().write()
 
 
 def test_a_cursor_that_fell_behind_is_told_so() -> None:

@@ -1,7 +1,8 @@
 """The memory engine: the index contract without a disk, for unit and model tests.
 
 A transaction copies nothing until it commits; a commit copies the map when somebody is looking at it, so that
-views stay as they began. Not for data anyone wants to keep: `sync` and `fold` have nothing to do.
+views stay as they began. It keeps no rows of its own, but refuses the keys that engines reserve all the same: what
+works here works on every engine. Not for data anyone wants to keep: `sync` and `fold` have nothing to do.
 """
 
 from __future__ import annotations
