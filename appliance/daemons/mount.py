@@ -31,13 +31,14 @@ from vnafs.domain.files import FileFacts, FileState
 from vnafs.domain.ids import Inode, Sha256, Span, Version
 from vnafs.fs.filesystem import Filesystem
 from vnafs.fs.settings import Settings
-from vnafs.fuse.pyfuse3 import MountOptions, serve
+from vnafs.fuse.pyfuse3 import MountOptions, serve, together
 from vnafs.pipeline.held import copies_of_content
 
 log = logging.getLogger(__name__)
 
 OPEN_FILES_KEPT = 256
 """Of the limit of open files, for the index, sockets and /dev/fuse."""
+ASK_AGAIN_SECONDS = 0.5
 RECALLS_MAX = 96
 """Threads that may wait for tierd at once; fewer than it serves (CONNECTIONS_MAX), so that others still get through."""
 
@@ -86,7 +87,9 @@ async def _serve(configuration: Configuration, filesystem: Filesystem) -> None:
         "tierd",
         timeout_seconds=configuration.file_system.recall_seconds_max,
     )
-    recaller = DaemonRecaller(filesystem, RecallClient(tierd))
+    recaller = DaemonRecaller(
+        filesystem, RecallClient(tierd), wait_seconds_max=configuration.file_system.recall_seconds_max
+    )
 
     def in_loop(work: Callable[[], Any]) -> Any:
         return trio.from_thread.run_sync(work, trio_token=token)
@@ -99,16 +102,16 @@ async def _serve(configuration: Configuration, filesystem: Filesystem) -> None:
     server.start()
     options = MountOptions(allow_other=configuration.file_system.allow_other and os.geteuid() == 0)
     try:
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(_until_signal, nursery.cancel_scope)
-            await serve(
+        with trio.CancelScope() as scope:
+            served = functools.partial(
+                serve,
                 filesystem,
                 configuration.mount,
                 recaller,
                 ready=lambda: log.info("mount.ready"),
                 options=options,
             )
-            nursery.cancel_scope.cancel()
+            await together(served, functools.partial(_until_signal, scope))
     finally:
         server.close()
 
@@ -124,9 +127,10 @@ async def _until_signal(scope: trio.CancelScope) -> None:
 class DaemonRecaller:
     """Brings bytes back through tierd; requests for one version share one recall."""
 
-    def __init__(self, filesystem: Filesystem, client: RecallClient) -> None:
+    def __init__(self, filesystem: Filesystem, client: RecallClient, *, wait_seconds_max: float) -> None:
         self._filesystem = filesystem
         self._client = client
+        self._wait_seconds_max = wait_seconds_max
         self._under_way: dict[tuple[Inode, Version], trio.Event] = {}
         self._threads = trio.CapacityLimiter(RECALLS_MAX)
 
@@ -170,10 +174,15 @@ class DaemonRecaller:
         return facts if facts.version == version and facts.state is FileState.STUB else None
 
     async def _in_thread(self, work: Callable[[], Any]) -> Any:
-        try:
-            return await trio.to_thread.run_sync(work, abandon_on_cancel=True, limiter=self._threads)
-        except DaemonUnreachable as problem:
-            raise RecallFailed(what="A file", why=str(problem)) from problem
+        """The result of a call that waits; a tierd that restarts is waited for, as readers of a disk wait for it."""
+        deadline = trio.current_time() + self._wait_seconds_max
+        while True:
+            try:
+                return await trio.to_thread.run_sync(work, abandon_on_cancel=True, limiter=self._threads)
+            except DaemonUnreachable as problem:
+                if trio.current_time() + ASK_AGAIN_SECONDS >= deadline:
+                    raise RecallFailed(what="A file", why=str(problem)) from problem
+                await trio.sleep(ASK_AGAIN_SECONDS)
 
 
 class _Copies:

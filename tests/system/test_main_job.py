@@ -1,5 +1,6 @@
 """The main job on real input: files in, verified copies out, files back."""
 
+import concurrent.futures
 import hashlib
 import json
 import os
@@ -242,3 +243,20 @@ def test_a_target_missing_from_the_configuration_still_counts_and_one_that_moved
         archive.vna("repository", "set", "archive", "--copies", "1")
         assert (place / "a").read_bytes() == b"a" * 100_000
         assert tierd.poll() is None
+
+
+def test_a_reader_waits_while_tierd_restarts(tmp_path):
+    with an_archive(tmp_path, serve=False) as archive:
+        archive.start("mount")
+        tierd = archive.start("tierd")
+        place = copy_in(archive, {"a": b"a" * 100_000})
+        archive.wait()
+        archive.vna("evict", place)
+        tierd.kill()
+        tierd.wait()
+        with concurrent.futures.ThreadPoolExecutor(1) as pool:
+            reading = pool.submit((place / "a").read_bytes)
+            with pytest.raises(concurrent.futures.TimeoutError):
+                reading.result(timeout=1.0)
+            archive.start("tierd")
+            assert reading.result(timeout=30) == b"a" * 100_000

@@ -116,29 +116,25 @@ class Tiering:
         self._sealed_look = self._pack_not_before = clock.monotonic()
         self._stalled = ""
         self._replicators: dict[int, Replicator] = {}
+        self.room = Room(self._marks, shed=self._shed, evict=self._evict)
         self.shelf = Shelf(
             settings.packs_folder,
             settings.recall_cache_folder,
             store,
             sources=self._sources,
-            has_room=lambda size_bytes: self.room.has(size_bytes),
+            has_room=self.room.has,
             cache_bytes_max=settings.recall_cache_bytes_max,
         )
         self.recaller = Recaller(
             store,
             self.shelf,
             settings.staging_folder,
-            make_room=lambda size_bytes: self.room.make(size_bytes),
+            make_room=self.room.make,
             clock=clock,
             faults=faults,
             fatal=fatal,
         )
         self.evictor = Evictor(tree, namespace, self.copies_of, settle=self._settle, clock=clock, faults=faults)
-        self.room = Room(
-            self._marks,
-            shed=self._shed,
-            evict=lambda used, bytes_max: self.evictor.make_room(used, bytes_max, stop=self._stopping.is_set),
-        )
         self._proposer = Proposer(tree, heed=self._heed, dropped=self._dropped)
         self._reconciler = Reconciler(store, namespace, self.shelf, propose=self._proposer.add)
         self.packer = Packer(
@@ -508,6 +504,9 @@ class Tiering:
         """Make room when the local disk is above its mark."""
         self.recaller.tidy()
         self.room.keep()
+
+    def _evict(self, used_bytes: Callable[[], int], bytes_max: int) -> int:
+        return self.evictor.make_room(used_bytes, bytes_max, stop=self._stopping.is_set)
 
     def _shed(self) -> None:
         self.shelf.shed()
