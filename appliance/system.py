@@ -5,8 +5,12 @@ from __future__ import annotations
 import contextlib
 import os
 import resource
+import signal
 
 from vnafs.domain.errors import Refused
+
+STOPPING = frozenset({signal.SIGTERM, signal.SIGINT})
+"""What asks a daemon to stop."""
 
 
 def boot_id() -> str:
@@ -23,6 +27,11 @@ def raise_open_files() -> int:
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     return hard
+
+
+def hold_stop_signals() -> None:
+    """Block them, here and in every thread that starts from now on; `signal.sigwait(STOPPING)` waits for one."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, STOPPING)
 
 
 def make_mount_point(path: str) -> None:

@@ -100,6 +100,8 @@ def mount(args: argparse.Namespace, configuration: Configuration) -> int:
 
 def tierd(args: argparse.Namespace, configuration: Configuration, environ: Mapping[str, str]) -> int:
     """Tier in the foreground."""
+    # Before the import: libraries start threads of their own, and one that does not block them would end us all.
+    system.hold_stop_signals()
     from appliance.daemons import tierd as daemon  # noqa: PLC0415 - loads the object stores' libraries
 
     return daemon.run(configuration, environ, faults_from(args.fault))

@@ -32,7 +32,6 @@ from vnafs.targets.port import Target
 
 log = logging.getLogger(__name__)
 
-STOPPING = frozenset({signal.SIGTERM, signal.SIGINT})
 EXIT_FAILED = 70
 """EX_SOFTWARE of sysexits.h: the supervisor starts the daemon again."""
 MOUNT_ANSWER_SECONDS_MAX = 60.0
@@ -44,8 +43,8 @@ def run(configuration: Configuration, environ: Mapping[str, str], faults: Faults
     """Serve until SIGTERM or SIGINT. Raises ArchiveBusy, ConfigurationInvalid and what opening an archive raises."""
     clock = SystemClock()
     archive = configuration.archive
-    # Blocked before the first thread starts, and waited for below: no handler runs inside anybody's lock.
-    signal.pthread_sigmask(signal.SIG_BLOCK, STOPPING)
+    # Waited for below: no handler runs inside anybody's lock.
+    system.hold_stop_signals()
     # A lease that is broken while it is held sends SIGIO, whose default is to end the process (fcntl(2)).
     signal.signal(signal.SIGIO, signal.SIG_IGN)
     wanted = destinations(configuration, environ)
@@ -81,7 +80,7 @@ def run(configuration: Configuration, environ: Mapping[str, str], faults: Faults
     tiering.start()
     server.start()
     log.info("tierd.ready", extra={"targets": len(wanted)})
-    signal.sigwait(STOPPING)
+    signal.sigwait(system.STOPPING)
     log.info("tierd.stopping")
     server.close()
     tiering.stop()

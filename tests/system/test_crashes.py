@@ -25,6 +25,7 @@ pytestmark = pytest.mark.system
 SETTINGS = """
 [file_system]
 quiet_seconds = 0.2
+recall_seconds_max = 2.0
 
 [spool]
 reserve_bytes = 1048576

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import mmap
 import os
-import shutil
 import signal
 import stat
 import subprocess
@@ -71,11 +70,13 @@ def looks(root: Path) -> list[object]:
         same = inodes.setdefault(is_at.st_ino, len(inodes))
         content = b"" if not stat.S_ISREG(is_at.st_mode) else hashlib.sha256(path.read_bytes()).digest()
         mtime = 0 if stat.S_ISLNK(is_at.st_mode) else is_at.st_mtime_ns
+        if stat.S_ISDIR(is_at.st_mode):
+            mtime //= 1_000_000_000  # rsync leaves a directory's time as it is when the second is right already
         found.append((path.relative_to(root), is_at.st_mode, is_at.st_nlink, is_at.st_uid, mtime, same, content))
     return found
 
 
-@pytest.mark.parametrize("tool", [t for t in ("cp", "rsync", "tar") if shutil.which(t)])
+@pytest.mark.parametrize("tool", ["cp", "rsync", "tar"])
 def test_a_copied_tree_is_the_same_also_after_a_restart(mount: Mount, tmp_path: Path, tool: str) -> None:
     source, copy = a_source(tmp_path / "source"), mount.root / "copy"
     if tool == "cp":

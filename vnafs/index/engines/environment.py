@@ -39,6 +39,8 @@ _TABLE_NAMES = b"\1"
 """LMDB keeps the names of databases as keys of the common one: this byte and the table's."""
 _MARK = struct.Struct(">QQ")
 _READERS_MAX = 1024
+_LOCK_FILE_BYTES = 128 * 1024
+"""More than so many readers of 64 bytes need."""
 _READER_CHECK_COMMITS = 1024
 """So often the places of readers that died are freed: a dead one keeps old pages from being used again."""
 _GROW_WAIT_SECONDS = 10.0
@@ -92,6 +94,8 @@ class Environment:
         self._commits = 0
         self._readers = 0
         self._growing = threading.Condition()
+        if not read_only:
+            _allocate_lock_file(path)
         try:
             self._lmdb = lmdb.Environment(
                 path,
@@ -307,6 +311,23 @@ class Environment:
         if self._data >= 0:
             os.close(self._data)
             self._data = -1
+
+
+def _allocate_lock_file(path: str) -> None:
+    """Give the table of readers its disk blocks. Raises NoSpace, StorageFailed.
+
+    LMDB maps that file and makes it sparse: the first reader on a full disk would end its process with SIGBUS.
+    """
+    try:
+        descriptor = os.open(os.path.join(path, "lock.mdb"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            found = os.fstat(descriptor)
+            if found.st_blocks * 512 < max(found.st_size, _LOCK_FILE_BYTES):
+                os.posix_fallocate(descriptor, 0, max(found.st_size, _LOCK_FILE_BYTES))
+        finally:
+            os.close(descriptor)
+    except OSError as error:
+        raise translated_os(error, f"opening {path}") from error
 
 
 def translated(error: lmdb.Error, doing: str, path: str) -> VnaError:
