@@ -16,7 +16,6 @@ FOLDER = Path(__file__).parents[1] / "build" / "soak"
 SUITES = {
     "tree-model": ["-m", "pytest", "-m", "soak", "--timeout", "7200", "tests/model/test_tree_model.py"],
     "engine-model": ["-m", "pytest", "-m", "soak", "--timeout", "7200", "tests/model/test_engine_model.py"],
-    "pipeline-model": ["-m", "pytest", "-m", "soak", "--timeout", "7200", "tests/model/test_pipeline_model.py"],
     "roundtrip": ["-m", "tests.bench.roundtrip", "--files", "20000"],
     "million": ["-m", "tests.bench.million", "--files", "1000000"],
     "drain": ["-m", "tests.bench.drain", "--files", "1000", "--rounds", "5", "--sustained", "600"],
