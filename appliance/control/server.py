@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import errno
 import logging
 import os
 import socket
@@ -18,12 +19,14 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from appliance.control import wire
-from vnafs.domain.errors import ArchiveBusy, RequestInvalid, VnaError
+from vnafs.domain.errors import ArchiveBusy, NoSpace, RequestInvalid, VnaError
 
 log = logging.getLogger(__name__)
 
 CONNECTIONS_MAX = 256
 ACCEPT_AGAIN_SECONDS = 0.1
+RESERVE_BYTES = 1024 * 1024
+"""Kept beside each socket; making a name on XFS needs some dozen free blocks."""
 Emit = Callable[[Mapping[str, Any]], None]
 """Sends one event line to whoever asked."""
 
@@ -147,11 +150,40 @@ def _listen(path: str) -> socket.socket:
     finally:
         probe.close()
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    with wire.address(path) as address:
-        listener.bind(address)
-    os.chmod(path, 0o600)
-    listener.listen(CONNECTIONS_MAX)
+    try:
+        _bind(listener, path)
+        os.chmod(path, 0o600)
+        listener.listen(CONNECTIONS_MAX)
+    except BaseException:
+        listener.close()
+        raise
     return listener
+
+
+def _bind(listener: socket.socket, path: str) -> None:
+    """Bind, on a full disk with the room that was kept for it: without its daemons nobody would make any."""
+    reserve = os.open(f"{path}.reserve", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        try:
+            with wire.address(path) as address:
+                listener.bind(address)
+        except OSError as problem:
+            if problem.errno != errno.ENOSPC:
+                raise
+            log.warning("control.reserve_used", extra={"socket": os.path.basename(path)})
+            os.ftruncate(reserve, 0)
+            os.fsync(reserve)
+            try:
+                with wire.address(path) as address:
+                    listener.bind(address)
+            except OSError as again:
+                raise NoSpace(why="the disk of the archive is full; not even a control socket can be made") from again
+        try:
+            os.posix_fallocate(reserve, 0, RESERVE_BYTES)
+        except OSError as problem:
+            log.warning("control.no_reserve", extra={"why": str(problem)})
+    finally:
+        os.close(reserve)
 
 
 def _same_user(connection: socket.socket) -> bool:

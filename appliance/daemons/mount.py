@@ -6,6 +6,7 @@ their own, so that one that hangs holds nobody but whoever asked for it.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import logging
 import os
@@ -62,6 +63,7 @@ def run(configuration: Configuration, faults: Faults) -> int:
             boot_id=system.boot_id(),
         )
         copies.facts = filesystem.facts
+        _forget_staged(configuration.folder("staging"))
         system.make_mount_point(configuration.mount)
         trio.run(_serve, configuration, filesystem)
         filesystem.close()
@@ -78,6 +80,14 @@ def tree_settings(configuration: Configuration, open_files_max: int) -> Settings
         reserve_bytes=configuration.spool.reserve_bytes,
         recall_whole_bytes_max=configuration.file_system.recall_whole_bytes_max,
     )
+
+
+def _forget_staged(folder: str) -> None:
+    """Remove what was staged for a mount that died before it adopted it; ranges (`.part`) are tierd's own."""
+    for name in os.listdir(folder):
+        if not name.endswith(".part"):
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(os.path.join(folder, name))
 
 
 async def _serve(configuration: Configuration, filesystem: Filesystem) -> None:

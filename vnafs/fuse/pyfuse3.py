@@ -23,7 +23,7 @@ from typing import Any, ParamSpec, TypeVar
 import pyfuse3
 import trio
 
-from vnafs.domain.errors import NoSpace, RecallFailed, Refused, TooManyOpen, VnaError
+from vnafs.domain.errors import NoSpace, NotFound, RecallFailed, Refused, TooManyOpen, VnaError
 from vnafs.domain.ids import Inode
 from vnafs.fs.attributes import AttributeChanges, Attributes
 from vnafs.fs.caller import Caller
@@ -76,6 +76,23 @@ def answered(method: Callable[_P, Coroutine[Any, Any, _R]]) -> Callable[_P, Coro
             raise pyfuse3.FUSEError(errno_of(error)) from None
 
     return handler
+
+
+def answered_of_inode(method: Callable[_P, Coroutine[Any, Any, _R]]) -> Callable[_P, Coroutine[Any, Any, _R]]:
+    """The same for a request that names no file, only an inode: that there is none any more is ESTALE.
+
+    The kernel looked the name up a moment ago, and something else was renamed over it since. Told ESTALE it looks
+    again (path_openat in fs/namei.c), so that a name which is always there is always found.
+    """
+
+    @functools.wraps(method)
+    async def found(*args: _P.args, **kwargs: _P.kwargs) -> _R:
+        try:
+            return await method(*args, **kwargs)
+        except NotFound:
+            raise pyfuse3.FUSEError(errno.ESTALE) from None
+
+    return answered(found)
 
 
 def _caller(context: pyfuse3.RequestContext) -> Caller:
@@ -155,11 +172,11 @@ class Pyfuse3Engine(pyfuse3.Operations):
         found = self._fs.find(Inode(parent), name)
         return self._missing if found is None else self._entry(found)
 
-    @answered
+    @answered_of_inode
     async def getattr(self, inode: int, context: pyfuse3.RequestContext) -> pyfuse3.EntryAttributes:
         return self._entry(self._fs.getattr(Inode(inode)))
 
-    @answered
+    @answered_of_inode
     async def setattr(
         self,
         inode: int,
@@ -186,7 +203,7 @@ class Pyfuse3Engine(pyfuse3.Operations):
             await self._synced(inode)
         return self._entry(found)
 
-    @answered
+    @answered_of_inode
     async def readlink(self, inode: int, context: pyfuse3.RequestContext) -> bytes:
         return self._fs.readlink(Inode(inode))
 
@@ -247,7 +264,7 @@ class Pyfuse3Engine(pyfuse3.Operations):
 
     # -- directories ----------------------------------------------------------------------------------------
 
-    @answered
+    @answered_of_inode
     async def opendir(self, inode: int, context: pyfuse3.RequestContext) -> int:
         self._fs.getattr(Inode(inode))
         return inode  # listings keep no state: the cookie says where to go on
@@ -283,7 +300,7 @@ class Pyfuse3Engine(pyfuse3.Operations):
             raise
         return pyfuse3.FileInfo(fh=handle.number, keep_cache=True), self._entry(made)
 
-    @answered
+    @answered_of_inode
     async def open(self, inode: int, flags: int, context: pyfuse3.RequestContext) -> pyfuse3.FileInfo:
         caller = _caller(context)
         handle = await self._with_bytes(lambda: self._fs.open(Inode(inode), flags, caller))
@@ -348,20 +365,20 @@ class Pyfuse3Engine(pyfuse3.Operations):
         data.f_namemax = 255
         return data
 
-    @answered
+    @answered_of_inode
     async def getxattr(self, inode: int, name: bytes, context: pyfuse3.RequestContext) -> bytes:
         return self._fs.getxattr(Inode(inode), name)
 
-    @answered
+    @answered_of_inode
     async def listxattr(self, inode: int, context: pyfuse3.RequestContext) -> Sequence[bytes]:
         return self._fs.listxattr(Inode(inode))
 
-    @answered
+    @answered_of_inode
     async def setxattr(self, inode: int, name: bytes, value: bytes, context: pyfuse3.RequestContext) -> None:
         self._fs.setxattr(Inode(inode), name, value)  # pyfuse3 itself looks at XATTR_CREATE and XATTR_REPLACE
         await self._synced(inode)
 
-    @answered
+    @answered_of_inode
     async def removexattr(self, inode: int, name: bytes, context: pyfuse3.RequestContext) -> None:
         self._fs.removexattr(Inode(inode), name)
         await self._synced(inode)

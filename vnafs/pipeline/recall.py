@@ -337,7 +337,8 @@ class Recaller:
         forgotten: list[_Ranged] = []
         with self._lock:
             if (inode, version) not in self._ranged:
-                path = self._place(inode, version)
+                # a mount that starts clears away whole files that its predecessor never took, never these
+                path = f"{self._place(inode, version)}.part"
                 try:
                     with open(path, "xb") as file:
                         file.truncate(recipe.size_bytes)
