@@ -1,0 +1,300 @@
+"""A whole archive in one process and one thread: tree, tiering and two targets, with time and death on demand.
+
+Every step of the pipeline is driven by the test, so a seed gives the same run again. A crash is an exception that
+nothing may catch, raised at a fault point: what was committed to the engines and written to folders and targets is
+all that is left, as after kill -9.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from vnafs.domain.clock import NANOSECONDS, Instant
+from vnafs.domain.copies import Capabilities
+from vnafs.domain.errors import Damaged, NotFound, TargetError
+from vnafs.domain.files import FileState
+from vnafs.domain.ids import Inode, ObjectName, TargetName, Version, pack_object_name
+from vnafs.fs.caller import Caller
+from vnafs.fs.filesystem import Filesystem
+from vnafs.fs.recall import RangeNeeded, RecallNeeded
+from vnafs.fs.settings import Settings
+from vnafs.index import packs
+from vnafs.index.engines.memory import MemoryEngine
+from vnafs.local.spool import Spool
+from vnafs.pipeline.namespace import Namespace
+from vnafs.pipeline.runner import Destination, Tiering, TieringSettings
+from vnafs.targets.faulty import FaultyTarget
+from vnafs.targets.memory import MemoryTarget
+from vnafs.targets.port import Target
+from vnafs.targets.verifying import verify
+
+QUIET_SECONDS = 5.0
+TICK_SECONDS = 0.011
+"""Longer than the coarsest kernel clock's tick: where time passes, files' times of change must show it."""
+FOLDERS = ("spool", "packs", "staging", "cache")
+SOMEBODY = Caller(0, 0, 1)
+READ_BYTES = 1 << 24
+
+
+class Crash(BaseException):
+    """kill -9."""
+
+
+class Fate:
+    """Faults that end the world at a chosen moment."""
+
+    def __init__(self) -> None:
+        self._left = 0
+        self._point = ""
+        self.reached: dict[str, int] = {}
+
+    def seal(self, count: int, point: str = "") -> None:
+        """Die at the *count*-th fault point from now, or of those of that name."""
+        self._left, self._point = count, point
+
+    def spare(self) -> None:
+        self._left = 0
+
+    def reach(self, point: str) -> None:
+        self.reached[point] = self.reached.get(point, 0) + 1
+        if self._left and self._point in {"", point}:
+            self._left -= 1
+            if self._left == 0:
+                raise Crash(point)
+
+
+class PassingClock:
+    """The machine's time and whatever a test adds: local files carry the real one."""
+
+    def __init__(self) -> None:
+        self._passed_seconds = 0.0
+        self._set_seconds = 0.0
+
+    def now(self) -> Instant:
+        return Instant(time.time_ns() + int((self._passed_seconds + self._set_seconds) * NANOSECONDS))
+
+    def monotonic(self) -> float:
+        return time.monotonic() + self._passed_seconds
+
+    def sleep(self, seconds: float) -> None:
+        self.advance(seconds)
+
+    def advance(self, seconds: float) -> None:
+        """Time passes."""
+        time.sleep(TICK_SECONDS)
+        self._passed_seconds += seconds
+
+    def step(self, seconds: float) -> None:
+        """The wall clock is set."""
+        self._set_seconds += seconds
+
+
+class World:
+    """One archive, in the directory *home*; its only repository is `share`."""
+
+    def __init__(self, home: Path, *, pack_target_bytes: int = 64 * 1024, copies_min: int = 1) -> None:
+        self.home = home
+        self.clock = PassingClock()
+        self.fate = Fate()
+        self._pack_target_bytes = pack_target_bytes
+        self._namespace = MemoryEngine()
+        self._store = MemoryEngine()
+        self.stores = {TargetName(name): MemoryTarget(TargetName(name)) for name in ("a", "b")}
+        self.targets = {name: FaultyTarget(store, self.clock) for name, store in self.stores.items()}
+        for name in FOLDERS:
+            (home / name).mkdir()
+        self.begin()
+        self.fs.repositories.add("share", copies_min=copies_min)
+        self.share = self.fs.lookup(Inode(1), b"share").inode
+
+    # -- life ----------------------------------------------------------------------------------------------------
+
+    def begin(self) -> None:
+        """Start both daemons on what there is."""
+        self.fs = Filesystem(
+            self._namespace,
+            Spool(str(self.home / "spool")),
+            self.clock,
+            self.fate,
+            Settings(quiet_seconds=QUIET_SECONDS, reserve_bytes=0, recall_whole_bytes_max=100_000, numbers_ahead=16),
+        )
+        self.tiering = Tiering(
+            self._store,
+            Namespace(self._namespace),
+            self.fs,
+            self.fs.local_path,
+            TieringSettings(
+                archive_id=b"a" * 16,
+                spool_folder=str(self.home / "spool"),
+                packs_folder=str(self.home / "packs"),
+                staging_folder=str(self.home / "staging"),
+                recall_cache_folder=str(self.home / "cache"),
+                quiet_seconds=QUIET_SECONDS,
+                pack_target_bytes=self._pack_target_bytes,
+                pack_age_seconds_max=10.0,
+                compression_level=1,
+                workers=0,
+                waiting_bytes_max=1 << 30,
+                recall_cache_bytes_max=1 << 20,
+                high_watermark_percent=99.9,
+                low_watermark_percent=99.8,
+            ),
+            clock=self.clock,
+            faults=self.fate,
+            fatal=_raise,
+        )
+        self.tiering.set_targets(
+            {name: Destination(_given(target), f"memory://{name}", 1) for name, target in self.targets.items()}
+        )
+
+    def die(self) -> None:
+        """Forget everything that only a process knew."""
+        for file in self.fs._core.handles.files.values():
+            file.close_descriptors()
+        for domain in self.tiering.packer._domains.values():
+            for pack in (domain.open, *domain.closing.values()):
+                if pack is not None and pack.writer._file is not None:
+                    with contextlib.suppress(OSError):
+                        pack.writer._file.close()
+        self.fate.spare()
+
+    # -- the tree, as a client uses it ------------------------------------------------------------------------------
+
+    def write(self, name: bytes, data: bytes) -> None:
+        handle, _ = self._recalling(
+            lambda: self.fs.create(self.share, name, 0o644, os.O_WRONLY | os.O_TRUNC, SOMEBODY)
+        )
+        if data:
+            self.fs.write(handle, 0, data)
+        self.fs.release(handle)
+
+    def patch(self, name: bytes, offset: int, data: bytes) -> None:
+        inode = self.inode(name)
+        handle = self._recalling(lambda: self.fs.open(inode, os.O_RDWR, SOMEBODY))
+        self.fs.write(handle, offset, data)
+        self.fs.release(handle)
+
+    def read(self, name: bytes) -> bytes:
+        inode = self.inode(name)
+        handle = self._recalling(lambda: self.fs.open(inode, os.O_RDONLY, SOMEBODY))
+        try:
+            return self.fs.read(handle, 0, READ_BYTES)
+        except RangeNeeded as needed:
+            facts = self.fs.facts(inode)
+            assert facts.sha256 is not None
+            path, _ = self.tiering.recaller.ensure(
+                inode, needed.version, facts.sha256, facts.repository, _span(needed.offset, needed.length)
+            )
+            with open(path, "rb") as file:
+                file.seek(needed.offset)
+                return file.read(needed.length)
+        finally:
+            self.fs.release(handle)
+
+    def inode(self, name: bytes) -> Inode:
+        return self.fs.lookup(self.share, name).inode
+
+    def names(self) -> set[bytes]:
+        return {name for name, *_ in self.fs.readdir(self.share)} - {b".", b".."}
+
+    def state(self, name: bytes) -> FileState:
+        return self.fs.facts(self.inode(name)).state
+
+    def _recalling(self, call: Callable[[], object]) -> object:
+        for _ in range(3):
+            try:
+                return call()
+            except RecallNeeded as needed:
+                self._recall(needed.inode, needed.version)
+        raise AssertionError("a file that was recalled is a stub each time")
+
+    def _recall(self, inode: Inode, version: Version) -> None:
+        facts = self.fs.facts(inode)
+        assert facts.sha256 is not None
+        staged = self.tiering.recaller.recall(inode, version, facts.sha256, facts.repository)
+        try:
+            self.fs.adopt(inode, version, staged)
+        finally:
+            if os.path.exists(staged):
+                os.unlink(staged)
+
+    # -- behind the tree --------------------------------------------------------------------------------------------
+
+    def evict(self, name: bytes) -> bool:
+        return self.tiering.evictor.evict_many([self.inode(name)])[0].yes
+
+    def verify_all(self) -> None:
+        """What `vna verify` does."""
+        with self._store.read() as reader:
+            every = list(packs.every(reader))
+        for replicator in self.tiering.replicators():
+            for pack in every:
+                name = pack_object_name(pack.id)
+                try:
+                    verify(replicator.target, name, pack.size_bytes, pack.sha256, replicator.capabilities())
+                except (Damaged, NotFound):
+                    replicator.damaged(pack.number)
+                except TargetError as problem:
+                    if problem.code == "ObjectMissing" and name in self.stored(replicator.name):
+                        raise AssertionError("a fault looked like a missing object") from problem
+
+    def stored(self, target: TargetName) -> dict[ObjectName, str]:
+        """What a target really holds: name to SHA-256."""
+        store = self.stores[target]
+        return {
+            name: hashlib.sha256(b"".join(store.get(name))).hexdigest()
+            for name in store.list()
+            if name.endswith(".pack")
+        }
+
+    def rot(self, target: TargetName, name: ObjectName, at: int) -> None:
+        store = self.stores[target]
+        data = bytearray(b"".join(store.get(name)))
+        data[at % len(data)] ^= 0xFF
+        store.replace(name, bytes(data))
+
+    def packs_known(self) -> set[str]:
+        with self._store.read() as reader:
+            return {pack_object_name(pack.id) for pack in packs.every(reader)}
+
+    def settle(self, seconds_max: float = 4_000.0) -> None:
+        """Let time pass until every file is replicated to every target."""
+        passed = 0.0
+        while passed < seconds_max:
+            while self.tiering.step():
+                pass
+            states = {self.state(name) for name in self.names()}
+            known = self.packs_known()
+            if states <= {FileState.REPLICATED, FileState.STUB} and all(
+                self.stored(name).keys() >= known for name in self.stores
+            ) and not any(replicator.waiting() for replicator in self.tiering.replicators()):
+                return
+            self.clock.advance(2.0)
+            passed += 2.0
+        raise AssertionError(f"not settled: {states}, {self.tiering.stalled}")
+
+    def files_in(self, folder: str) -> list[str]:
+        return sorted(
+            str(path.relative_to(self.home / folder))
+            for path in (self.home / folder).rglob("*")
+            if path.is_file() and "quarantine" not in path.parts
+        )
+
+
+def _raise(problem: BaseException) -> None:
+    raise problem
+
+
+def _given(target: Target) -> Callable[[Capabilities | None], Target]:
+    return lambda _: target
+
+
+def _span(offset: int, length: int):
+    from vnafs.domain.ids import Span
+
+    return Span(offset, length)
