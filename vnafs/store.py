@@ -32,7 +32,8 @@ from vnafs.local.spool import Spool
 from vnafs.pipeline.tree import Tree
 
 if TYPE_CHECKING:
-    from vnafs.pipeline.runner import Tiering, TieringSettings
+    from vnafs.pipeline.runner import Tiering
+    from vnafs.pipeline.settings import TieringSettings
 
 ARCHIVE_ID = "archive_id"
 """16 random bytes: names the archive in packs and, as fsid, in NFS exports."""

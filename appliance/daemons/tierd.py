@@ -23,7 +23,7 @@ from vnafs.domain.clock import SystemClock
 from vnafs.domain.copies import Capabilities
 from vnafs.domain.faults import Faults
 from vnafs.domain.ids import TargetName
-from vnafs.pipeline.runner import Destination, TieringSettings
+from vnafs.pipeline.settings import Destination, TieringSettings
 from vnafs.targets.address import Address, parse_address
 from vnafs.targets.credentials import Credentials, find_credentials
 from vnafs.targets.limits import Limits

@@ -8,29 +8,34 @@ all that is left, as after kill -9.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import hashlib
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 from vnafs.domain.clock import NANOSECONDS, Instant
-from vnafs.domain.copies import Capabilities
-from vnafs.domain.errors import Damaged, NotFound, TargetError
+from vnafs.domain.copies import Capabilities, Evidence
+from vnafs.domain.errors import Damaged, ObjectMissing, TargetError, TargetRefused
 from vnafs.domain.files import FileState
-from vnafs.domain.ids import Inode, ObjectName, TargetName, Version, pack_object_name
+from vnafs.domain.ids import Inode, ObjectName, Span, TargetName, Version, pack_object_name
+from vnafs.fs.attributes import AttributeChanges
 from vnafs.fs.caller import Caller
 from vnafs.fs.filesystem import Filesystem
+from vnafs.fs.handles import Handle
 from vnafs.fs.recall import RangeNeeded, RecallNeeded
 from vnafs.fs.settings import Settings
-from vnafs.index import packs
+from vnafs.index import contents, copies, packs, targets
 from vnafs.index.engines.memory import MemoryEngine
 from vnafs.local.spool import Spool
 from vnafs.pipeline.namespace import Namespace
-from vnafs.pipeline.runner import Destination, Tiering, TieringSettings
+from vnafs.pipeline.runner import Tiering
+from vnafs.pipeline.settings import Destination, TieringSettings
 from vnafs.targets.faulty import FaultyTarget
 from vnafs.targets.memory import MemoryTarget
-from vnafs.targets.port import Target
+from vnafs.targets.port import Body, Target
 from vnafs.targets.verifying import verify
 
 QUIET_SECONDS = 5.0
@@ -39,6 +44,9 @@ TICK_SECONDS = 0.011
 FOLDERS = ("spool", "packs", "staging", "cache")
 SOMEBODY = Caller(0, 0, 1)
 READ_BYTES = 1 << 24
+
+
+Found = TypeVar("Found")
 
 
 class Crash(BaseException):
@@ -52,6 +60,8 @@ class Fate:
         self._left = 0
         self._point = ""
         self.reached: dict[str, int] = {}
+        self.meanwhile: dict[str, Callable[[], None]] = {}
+        """What somebody else does, once, while the pipeline is at a point: as another thread or process would."""
 
     def seal(self, count: int, point: str = "") -> None:
         """Die at the *count*-th fault point from now, or of those of that name."""
@@ -62,6 +72,8 @@ class Fate:
 
     def reach(self, point: str) -> None:
         self.reached[point] = self.reached.get(point, 0) + 1
+        if (deed := self.meanwhile.pop(point, None)) is not None:
+            deed()
         if self._left and self._point in {"", point}:
             self._left -= 1
             if self._left == 0:
@@ -94,18 +106,48 @@ class PassingClock:
         self._set_seconds += seconds
 
 
+class BadTarget(FaultyTarget):
+    """One that may also never take a certain object, or stop vouching for what it has."""
+
+    vouches = True
+    _poisoned: ObjectName | None = None
+
+    def poison(self, name: ObjectName) -> None:
+        self._poisoned = name
+
+    def forgive(self) -> None:
+        super().forgive()
+        self._poisoned = None
+
+    def put(self, name: ObjectName, body: Body) -> Evidence:
+        if name == self._poisoned:
+            raise TargetRefused(target=self.name, why="scripted: not this one")
+        return super().put(name, body)
+
+    def evidence(self, name: ObjectName) -> Evidence:
+        found = super().evidence(name)
+        return found if self.vouches else dataclasses.replace(found, sha256=None)
+
+
 class World:
     """One archive, in the directory *home*; its only repository is `share`."""
 
-    def __init__(self, home: Path, *, pack_target_bytes: int = 64 * 1024, copies_min: int = 1) -> None:
+    def __init__(
+        self,
+        home: Path,
+        *,
+        pack_target_bytes: int = 1024 * 1024,
+        copies_min: int = 1,
+        target_names: Sequence[str] = ("a", "b"),
+    ) -> None:
         self.home = home
         self.clock = PassingClock()
         self.fate = Fate()
         self._pack_target_bytes = pack_target_bytes
         self._namespace = MemoryEngine()
         self._store = MemoryEngine()
-        self.stores = {TargetName(name): MemoryTarget(TargetName(name)) for name in ("a", "b")}
-        self.targets = {name: FaultyTarget(store, self.clock) for name, store in self.stores.items()}
+        self.stores = {TargetName(name): MemoryTarget(TargetName(name)) for name in target_names}
+        self.targets = {name: BadTarget(store, self.clock) for name, store in self.stores.items()}
         for name in FOLDERS:
             (home / name).mkdir()
         self.begin()
@@ -152,23 +194,30 @@ class World:
             {name: Destination(_given(target), f"memory://{name}", 1) for name, target in self.targets.items()}
         )
 
+    def stop(self) -> None:
+        """End both daemons properly."""
+        self.tiering.stop()
+        self.fs.close()
+
     def die(self) -> None:
         """Forget everything that only a process knew."""
-        for file in self.fs._core.handles.files.values():
-            file.close_descriptors()
+        spool = str(self.home / "spool")
+        for number in os.listdir("/proc/self/fd"):
+            with contextlib.suppress(OSError):
+                if os.readlink(f"/proc/self/fd/{number}").startswith(spool):
+                    os.close(int(number))  # an open one would keep its file from being sealed
         for domain in self.tiering.packer._domains.values():
             for pack in (domain.open, *domain.closing.values()):
                 if pack is not None and pack.writer._file is not None:
                     with contextlib.suppress(OSError):
                         pack.writer._file.close()
         self.fate.spare()
+        self.fate.meanwhile.clear()
 
     # -- the tree, as a client uses it ------------------------------------------------------------------------------
 
     def write(self, name: bytes, data: bytes) -> None:
-        handle, _ = self._recalling(
-            lambda: self.fs.create(self.share, name, 0o644, os.O_WRONLY | os.O_TRUNC, SOMEBODY)
-        )
+        handle, _ = self._recalling(lambda: self.fs.create(self.share, name, 0o644, os.O_WRONLY | os.O_TRUNC, SOMEBODY))
         if data:
             self.fs.write(handle, 0, data)
         self.fs.release(handle)
@@ -188,7 +237,7 @@ class World:
             facts = self.fs.facts(inode)
             assert facts.sha256 is not None
             path, _ = self.tiering.recaller.ensure(
-                inode, needed.version, facts.sha256, facts.repository, _span(needed.offset, needed.length)
+                inode, needed.version, facts.sha256, facts.repository, Span(needed.offset, needed.length)
             )
             with open(path, "rb") as file:
                 file.seek(needed.offset)
@@ -196,16 +245,30 @@ class World:
         finally:
             self.fs.release(handle)
 
+    def open(self, name: bytes) -> Handle:
+        inode = self.inode(name)
+        return self._recalling(lambda: self.fs.open(inode, os.O_RDWR, SOMEBODY))
+
+    def cut(self, name: bytes, size: int) -> None:
+        inode = self.inode(name)
+        self._recalling(lambda: self.fs.setattr(inode, AttributeChanges(size_bytes=size), SOMEBODY))
+
+    def rename(self, old: bytes, new: bytes) -> None:
+        self.fs.rename(self.share, old, self.share, new, 0)
+
+    def unlink(self, name: bytes) -> None:
+        self.fs.unlink(self.share, name)
+
     def inode(self, name: bytes) -> Inode:
         return self.fs.lookup(self.share, name).inode
 
     def names(self) -> set[bytes]:
-        return {name for name, *_ in self.fs.readdir(self.share)} - {b".", b".."}
+        return {name for _, name, _ in self.fs.listing(self.share, 0)} - {b".", b".."}
 
     def state(self, name: bytes) -> FileState:
         return self.fs.facts(self.inode(name)).state
 
-    def _recalling(self, call: Callable[[], object]) -> object:
+    def _recalling(self, call: Callable[[], Found]) -> Found:
         for _ in range(3):
             try:
                 return call()
@@ -223,10 +286,22 @@ class World:
             if os.path.exists(staged):
                 os.unlink(staged)
 
+    def standing(self, name: bytes) -> tuple[FileState, bool, int]:
+        """A file's state, whether a recorded pack has its content, and how many targets have it verified."""
+        facts = self.fs.facts(self.inode(name))
+        if facts.sha256 is None:
+            return facts.state, False, 0
+        with self._store.read() as reader:
+            known = contents.find(reader, facts.sha256, facts.repository) is not None
+        return facts.state, known, len(self.tiering.copies_of(facts))
+
     # -- behind the tree --------------------------------------------------------------------------------------------
 
     def evict(self, name: bytes) -> bool:
         return self.tiering.evictor.evict_many([self.inode(name)])[0].yes
+
+    def require_copies(self, copies_min: int) -> None:
+        self.fs.repositories.set(dataclasses.replace(self.fs.repositories.named("share"), copies_min=copies_min))
 
     def verify_all(self) -> None:
         """What `vna verify` does."""
@@ -237,11 +312,13 @@ class World:
                 name = pack_object_name(pack.id)
                 try:
                     verify(replicator.target, name, pack.size_bytes, pack.sha256, replicator.capabilities())
-                except (Damaged, NotFound):
+                except Damaged:
                     replicator.damaged(pack.number)
-                except TargetError as problem:
-                    if problem.code == "ObjectMissing" and name in self.stored(replicator.name):
-                        raise AssertionError("a fault looked like a missing object") from problem
+                except ObjectMissing:
+                    assert name not in self.stored(replicator.name), "a fault looked like a missing object"
+                    replicator.damaged(pack.number)
+                except TargetError:
+                    continue  # it does not answer: that says nothing of what it has
 
     def stored(self, target: TargetName) -> dict[ObjectName, str]:
         """What a target really holds: name to SHA-256."""
@@ -262,6 +339,10 @@ class World:
         with self._store.read() as reader:
             return {pack_object_name(pack.id) for pack in packs.every(reader)}
 
+    def transfers_waiting(self) -> int:
+        with self._store.read() as reader:
+            return sum(1 for row in targets.current(reader) for _ in copies.transfers(reader, row))
+
     def settle(self, seconds_max: float = 4_000.0) -> None:
         """Let time pass until every file is replicated to every target."""
         passed = 0.0
@@ -270,9 +351,8 @@ class World:
                 pass
             states = {self.state(name) for name in self.names()}
             known = self.packs_known()
-            if states <= {FileState.REPLICATED, FileState.STUB} and all(
-                self.stored(name).keys() >= known for name in self.stores
-            ) and not any(replicator.waiting() for replicator in self.tiering.replicators()):
+            everywhere = all(self.stored(name).keys() >= known for name in self.stores)
+            if states <= {FileState.REPLICATED, FileState.STUB} and everywhere and not self.transfers_waiting():
                 return
             self.clock.advance(2.0)
             passed += 2.0
@@ -292,9 +372,3 @@ def _raise(problem: BaseException) -> None:
 
 def _given(target: Target) -> Callable[[Capabilities | None], Target]:
     return lambda _: target
-
-
-def _span(offset: int, length: int):
-    from vnafs.domain.ids import Span
-
-    return Span(offset, length)

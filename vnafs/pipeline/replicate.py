@@ -290,24 +290,28 @@ class Replicator:
 
     def _fell_back(self, transfer: copies.Transfer, problem: Exception, *, whole_target: bool) -> None:
         log.warning("replicate.later", extra={"target": self.name, "attempts": transfer.attempts, "why": str(problem)})
+        asked = problem.fields.get("retry_after_seconds") if isinstance(problem, VnaError) else None
         with self._changed:
-            failures = self._failures + 1 if whole_target else transfer.attempts + 1
-            delay = min(BACKOFF_SECONDS_MAX, BACKOFF_SECONDS_MIN * 2.0 ** min(failures - 1, 10))
-            asked = problem.fields.get("retry_after_seconds") if isinstance(problem, VnaError) else None
-            if isinstance(asked, int | float):
-                delay = min(max(delay, float(asked)), BACKOFF_SECONDS_MAX)
-            delay *= random.uniform(0.75, 1.25)
-            due = Instant(self._clock.now() + int(delay * NANOSECONDS))
+            if whole_target and self._failures:
+                due = self._clock.now()  # the fault is hardly this pack's: it goes behind those that are due
+            else:
+                due = Instant(self._clock.now() + int(_pause_seconds(transfer.attempts + 1, asked) * NANOSECONDS))
             if whole_target:
-                if self._failures:
-                    due = self._clock.now()  # the fault is hardly this pack's: it goes behind those that are due
-                self._failures = failures
-                self._not_before = self._clock.monotonic() + delay
+                self._failures += 1
+                self._not_before = self._clock.monotonic() + _pause_seconds(self._failures, asked)
                 since = self.health.since if not self.health.reachable else self._clock.now()
                 self.health = Health(reachable=False, why=str(problem), since=since)
         with self._store.write() as tx:
             copies.dequeue(tx, transfer)
             copies.enqueue(tx, copies.Transfer(self.number, due, transfer.pack, transfer.attempts + 1))
+
+
+def _pause_seconds(failures: int, asked: object) -> float:
+    """How long to leave a target alone after so many failures, and what it *asked* for; never all at once again."""
+    pause = min(BACKOFF_SECONDS_MAX, BACKOFF_SECONDS_MIN * 2.0 ** min(failures - 1, 10))
+    if isinstance(asked, int | float):
+        pause = min(max(pause, float(asked)), BACKOFF_SECONDS_MAX)
+    return pause * random.uniform(0.75, 1.25)
 
 
 def backfill(store: Engine, number: int, *, now: Instant, batch: int = 1000) -> int:

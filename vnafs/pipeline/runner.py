@@ -14,30 +14,33 @@ import logging
 import os
 import queue
 import threading
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from vnafs.content import packfile
 from vnafs.domain.clock import NANOSECONDS, Clock, Instant
-from vnafs.domain.copies import Capabilities, Copy, CopyState
+from vnafs.domain.copies import Copy, CopyState
 from vnafs.domain.errors import ConfigurationInvalid, NotFound, Refused, VnaError
 from vnafs.domain.faults import Faults
 from vnafs.domain.files import Candidate, FileFacts, FileState, Proposal, Verdict
-from vnafs.domain.ids import ContentNumber, Inode, PackNumber, RepositoryId, Sha256, TargetName, Version
-from vnafs.domain.repositories import Repository
-from vnafs.index import contents, copies, packs, targets
-from vnafs.index.engine import Engine, Reader
+from vnafs.domain.ids import Inode, PackNumber, TargetName, Version
+from vnafs.index import copies, packs, targets
+from vnafs.index.engine import Engine
 from vnafs.local.spool import sync_file_system
+from vnafs.pipeline import replicated
+from vnafs.pipeline.domains import File
 from vnafs.pipeline.evict import Evictor, Watermarks, watermarks
 from vnafs.pipeline.flights import Flights
 from vnafs.pipeline.held import copies_of_content
 from vnafs.pipeline.namespace import ANY_TIME, Described, Namespace
-from vnafs.pipeline.pack import File, Packer, PackerSettings
+from vnafs.pipeline.pack import Packer, PackerSettings
 from vnafs.pipeline.propose import Proposer
 from vnafs.pipeline.recall import Recaller
 from vnafs.pipeline.reconcile import Reconciler
+from vnafs.pipeline.record import Recorder
 from vnafs.pipeline.replicate import Replicator, backfill
 from vnafs.pipeline.room import Room
 from vnafs.pipeline.seal import Gone, Later, reading
+from vnafs.pipeline.settings import Destination, TieringSettings
 from vnafs.pipeline.shelf import Shelf
 from vnafs.pipeline.tree import Tree
 from vnafs.targets.port import Target
@@ -53,36 +56,6 @@ SET_BACK_SECONDS = 60.0
 CANDIDATES_MAX = 256
 TICK_NANOSECONDS = 20_000_000
 """More than the coarsest kernel clock that files are stamped with (CONFIG_HZ=100)."""
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class TieringSettings:
-    """Folders and limits of tiering."""
-
-    archive_id: bytes
-    spool_folder: str
-    packs_folder: str
-    staging_folder: str
-    recall_cache_folder: str
-    quiet_seconds: float
-    pack_target_bytes: int
-    pack_age_seconds_max: float
-    compression_level: int
-    workers: int
-    waiting_bytes_max: int
-    recall_cache_bytes_max: int
-    high_watermark_percent: float
-    low_watermark_percent: float
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class Destination:
-    """A target as configured: where, and how many uploads at once."""
-
-    open: Callable[[Capabilities | None], Target]
-    """Makes the target, given what its last probe found."""
-    url: str
-    transfers_max: int
 
 
 class Tiering:
@@ -137,8 +110,19 @@ class Tiering:
         self.evictor = Evictor(tree, namespace, self.copies_of, settle=self._settle, clock=clock, faults=faults)
         self._proposer = Proposer(tree, heed=self._heed, dropped=self._dropped)
         self._reconciler = Reconciler(store, namespace, self.shelf, propose=self._proposer.add)
+        self._recorder = Recorder(
+            store,
+            settings.packs_folder,
+            clock=clock,
+            faults=faults,
+            propose=self._proposer.add,
+            recorded=self._recorded,
+            lost=self._lost,
+            fatal=fatal,
+        )
         self.packer = Packer(
             store,
+            self._recorder,
             PackerSettings(
                 settings.packs_folder,
                 settings.pack_target_bytes,
@@ -148,10 +132,6 @@ class Tiering:
             ),
             clock=clock,
             faults=faults,
-            propose=self._proposer.add,
-            recorded=self._recorded,
-            lost=self._lost,
-            fatal=fatal,
         )
         names = {"look": self._look_on, "propose": self._proposer.run, "disk": self._watch_on}
         names |= {f"seal-{n}": self._seal_on for n in range(settings.workers)}
@@ -164,7 +144,7 @@ class Tiering:
     def start(self) -> None:
         """Begin."""
         self._started = True
-        self.packer.start()
+        self._recorder.start()
         self.recaller.start()
         for replicator in self.replicators():
             replicator.start()
@@ -177,8 +157,10 @@ class Tiering:
         for _ in range(self._settings.workers):
             self._candidates.put(None)
         self._proposer.stop()
-        for thread in self._threads:
-            thread.join(timeout=30)
+        if self._started:
+            for thread in self._threads:
+                thread.join(timeout=30)
+        self._recorder.stop()
         self.packer.stop()
         for replicator in self.replicators():
             replicator.stop()
@@ -193,12 +175,19 @@ class Tiering:
     def step(self) -> bool:
         """One step of every stage in this thread, instead of `start`; whether any of them had something to do."""
         self.look()
-        done = self.seal_next()
-        done |= self.packer.record_next()
+        done = self._record_on()
+        done |= self.seal_next()
+        done |= self._record_on()
         for replicator in self.replicators():
             done |= replicator.step()
         if len(self._proposer):
             done |= self._proposer.step()
+        return done
+
+    def _record_on(self) -> bool:
+        done = False
+        while self._recorder.record_next():
+            done = True
         return done
 
     # -- targets -----------------------------------------------------------------------------------------------
@@ -442,31 +431,18 @@ class Tiering:
         self._reconciler.ask()
 
     def _heed(self, batch: Sequence[Proposal], verdicts: Sequence[Verdict]) -> None:
-        ready = []
-        with self._store.read() as reader:
-            counted = targets.current(reader).keys()
-            for proposal, verdict in zip(batch, verdicts, strict=True):
-                if proposal.seal is None or (proposal.state is FileState.SEALED and verdict is Verdict.DONE):
-                    continue
-                self._flights.land(proposal.inode, proposal.version, proposal.seal)
-                if proposal.state is FileState.PACKED and verdict is Verdict.DONE:
-                    sha256 = proposal.seal.sha256
-                    if self._is_ready(reader, counted, proposal.inode, proposal.version, sha256):
-                        ready.append(_replicated(proposal.inode, proposal.version, sha256))
-        self._proposer.add(ready)
-
-    def _is_ready(
-        self, reader: Reader, counted: Collection[int], inode: Inode, version: Version, sha256: Sha256
-    ) -> bool:
-        """Whether a version that was just packed has all its copies already, because its content was known."""
-        for repository in self._repositories().values():
-            content = contents.find(reader, sha256, repository.id)
-            if content is not None and contents.has_use(reader, content.number, inode, version):
-                return _enough(reader, content, repository, counted)
-        return False
-
-    def _repositories(self) -> dict[RepositoryId, Repository]:
-        return {repository.id: repository for repository in self._namespace.repositories()}
+        packed = []
+        for proposal, verdict in zip(batch, verdicts, strict=True):
+            done = verdict is Verdict.DONE
+            if proposal.seal is None or (proposal.state is FileState.SEALED and done):
+                continue
+            self._flights.land(proposal.inode, proposal.version, proposal.seal)
+            if proposal.state is FileState.PACKED and done:
+                packed.append(proposal)
+        if packed:
+            with self._store.read() as reader:
+                ready = replicated.by_packing(reader, self._namespace.repositories(), packed)
+            self._proposer.add(ready)
 
     # -- what became of packs ------------------------------------------------------------------------------------
 
@@ -476,22 +452,9 @@ class Tiering:
 
     def _verified(self, number: PackNumber) -> None:
         """A pack is verified on one more target: files may have become replicated."""
-        repositories = self._repositories()
-        proposals: list[Proposal] = []
+        repositories = self._namespace.repositories()
         with self._store.read() as reader:
-            counted = targets.current(reader).keys()
-            pack = packs.get(reader, number)
-            if pack is None or pack.repository not in repositories:
-                return
-            repository = repositories[pack.repository]
-            leaning = (contents.get(reader, ContentNumber(n)) for n in contents.leaning_on(reader, number))
-            here = contents.of_pack(reader, pack.contents_first, pack.contents_count)
-            for content in (*here, *leaning):
-                if content is not None and _enough(reader, content, repository, counted):
-                    proposals.extend(
-                        _replicated(inode, version, content.sha256)
-                        for inode, version in contents.uses(reader, content.number)
-                    )
+            proposals = replicated.by_pack(reader, repositories, number)
         self._proposer.add(proposals)
 
     # -- the local disk ------------------------------------------------------------------------------------------
@@ -536,15 +499,6 @@ class Tiering:
     def copies_of(self, facts: FileFacts) -> list[Copy]:
         """Targets that hold every byte of a file verified."""
         return [] if facts.sha256 is None else copies_of_content(self._store, facts.sha256, facts.repository)
-
-
-def _replicated(inode: Inode, version: Version, sha256: Sha256) -> Proposal:
-    return Proposal(inode, version, FileState.REPLICATED, sha256=sha256)
-
-
-def _enough(reader: Reader, content: contents.Content, repository: Repository, counted: Collection[int]) -> bool:
-    held = copies.verified_on(reader, content.packs())
-    return sum(1 for number in held if number in counted) >= max(1, repository.copies_min)
 
 
 def _hints(described: Described) -> packfile.FileHints:

@@ -65,6 +65,12 @@ class FaultyTarget:
         with self._lock:
             self._dead_until = self._clock.monotonic() + seconds
 
+    def forgive(self) -> None:
+        """Be well from now on."""
+        with self._lock:
+            self._faults.clear()
+            self._dead_until = self._clock.monotonic()
+
     @property
     def name(self) -> TargetName:
         """See Target."""

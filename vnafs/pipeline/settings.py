@@ -1,0 +1,39 @@
+"""What tiering is told by whoever starts it: folders, limits and targets. Plain values."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+
+from vnafs.domain.copies import Capabilities
+from vnafs.targets.port import Target
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class TieringSettings:
+    """Folders and limits of tiering."""
+
+    archive_id: bytes
+    spool_folder: str
+    packs_folder: str
+    staging_folder: str
+    recall_cache_folder: str
+    quiet_seconds: float
+    pack_target_bytes: int
+    pack_age_seconds_max: float
+    compression_level: int
+    workers: int
+    waiting_bytes_max: int
+    recall_cache_bytes_max: int
+    high_watermark_percent: float
+    low_watermark_percent: float
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Destination:
+    """A target as configured: where, and how many uploads at once."""
+
+    open: Callable[[Capabilities | None], Target]
+    """Makes the target, given what its last probe found."""
+    url: str
+    transfers_max: int
