@@ -14,6 +14,8 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
+from appliance.control.wire import address
+
 VNA = (sys.executable, "-m", "appliance")
 ROOT = Path(__file__).parents[2]
 
@@ -97,7 +99,7 @@ class Archive:
                 raise AssertionError(f"the daemon ended with {process.returncode}\n{self.tail()}")
             return all(self._answers(name) and (name != "mount" or self.is_mounted()) for name in names)
 
-        until(is_ready, "the daemons answer", 60)
+        until(is_ready, lambda: f"{names} answer\n{self.tail()}", 60)
 
     def is_mounted(self) -> bool:
         """Whether the tree is there and alive; stat(2) of a dead mount may be answered from the kernel's cache."""
@@ -108,9 +110,10 @@ class Archive:
         return os.path.ismount(self.mount)
 
     def _answers(self, name: str) -> bool:
-        with socket.socket(socket.AF_UNIX) as probe:
+        path = str(self.archive / "run" / f"{name}.sock")
+        with socket.socket(socket.AF_UNIX) as probe, address(path) as reachable:
             try:
-                probe.connect(str(self.archive / "run" / f"{name}.sock"))
+                probe.connect(reachable)
             except OSError:
                 return False
         return True
@@ -142,12 +145,12 @@ class Archive:
         self.vna("wait", "--copies", copies, "--timeout", seconds)
 
 
-def until(condition: Callable[[], bool], what: str, seconds: float = 30.0) -> None:
+def until(condition: Callable[[], bool], what: str | Callable[[], str], seconds: float = 30.0) -> None:
     """Return once *condition* holds; fail with *what* after *seconds*."""
     deadline = time.monotonic() + seconds
     while not condition():
         if time.monotonic() > deadline:
-            raise AssertionError(f"not within {seconds} s: {what}")
+            raise AssertionError(f"not within {seconds} s: {what if isinstance(what, str) else what()}")
         time.sleep(0.02)
 
 
