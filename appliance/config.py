@@ -26,7 +26,9 @@ class FileSystemSettings:
     quiet_seconds: float = 5.0
     """Without a write for this long, a closed file is sealed."""
     unprotected_seconds_max: float = 3600.0
-    """Older bytes without a verified copy than this are a warning."""
+    """Open for longer than this, a file is copied as it is, and again as it changes; older bytes are a warning."""
+    hold_seconds_max: float = 3.0
+    """Writers of a file that is copied while it is open wait no longer than this, where it cannot be cloned."""
     allow_other: bool = True
     """Other users than the one who runs the mount may use it (needs root or user_allow_other)."""
     open_files_max: int = 65536
@@ -63,6 +65,16 @@ class PackSettings:
     """Packs that wait on the local disk for a target; past it, packs with one verified copy go, then packing waits."""
     recall_cache_bytes_max: int = 2 * GIBIBYTE
     """Packs fetched ahead of recalls."""
+    recall_parts_bytes_max: int = 2 * GIBIBYTE
+    """Parts of large stubs that were read by range; past it, those of the file that was not read for longest go."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class ManifestSettings:
+    """[manifests]: what rebuilds the index from a target."""
+
+    seconds_max: float = 60.0
+    """Changes reach the targets no later than this, and are lost with this machine before."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -87,6 +99,7 @@ class Configuration:
     file_system: FileSystemSettings = FileSystemSettings()
     spool: SpoolSettings = SpoolSettings()
     packs: PackSettings = PackSettings()
+    manifests: ManifestSettings = ManifestSettings()
     targets: tuple[TargetSettings, ...] = ()
 
     @property
@@ -120,10 +133,19 @@ def load(archive: str) -> Configuration:
     return parse(document, archive=os.path.abspath(archive), file=file)
 
 
+def text(archive: str) -> str:
+    """The file as it is, for the archive's manifests: it holds no secret. Empty when it cannot be read."""
+    try:
+        with open(os.path.join(archive, FILE_NAME), encoding="utf-8") as stream:
+            return stream.read()
+    except (OSError, UnicodeDecodeError):
+        return ""
+
+
 def parse(document: Mapping[str, Any], *, archive: str, file: str) -> Configuration:
     """Check a parsed document as a whole. Raises ConfigurationInvalid at the first problem."""
     table = _Table(document, file, "")
-    table.only({"version", "mount", "file_system", "spool", "packs", "target"})
+    table.only({"version", "mount", "file_system", "spool", "packs", "manifests", "target"})
     version = table.get("version", int, 1)
     if version != 1:
         table.fail("version", version, "this program knows version 1", "Use a newer vnafs")
@@ -136,6 +158,7 @@ def parse(document: Mapping[str, Any], *, archive: str, file: str) -> Configurat
         file_system=_section(table, "file_system", FileSystemSettings),
         spool=_section(table, "spool", SpoolSettings),
         packs=_section(table, "packs", PackSettings),
+        manifests=_section(table, "manifests", ManifestSettings),
         targets=tuple(_targets(table)),
     )
     _check(configuration, table)
@@ -183,7 +206,7 @@ class _Table:
         return [_Table(row, self._file, f"{key}[{number}].") for number, row in enumerate(rows)]
 
 
-_T = TypeVar("_T", FileSystemSettings, SpoolSettings, PackSettings, TargetSettings)
+_T = TypeVar("_T", FileSystemSettings, SpoolSettings, PackSettings, ManifestSettings, TargetSettings)
 _KINDS: Mapping[str, type] = {"int": int, "float": float, "str": str, "bool": bool}
 
 
@@ -233,6 +256,16 @@ def _check(configuration: Configuration, table: _Table) -> None:
         table.fail("packs.target_bytes", packs.target_bytes, "is not 1 to 64 MiB", "33554432 (32 MiB) is a good choice")
     if not 1 <= packs.compression_level <= 19:
         table.fail("packs.compression_level", packs.compression_level, "is not 1 to 19", "1 is fast, 3 a bit smaller")
+    if packs.recall_parts_bytes_max < 64 * MEBIBYTE:
+        table.fail(
+            "packs.recall_parts_bytes_max",
+            packs.recall_parts_bytes_max,
+            "is less than 64 MiB",
+            "2147483648 (2 GiB) is a good choice",
+        )
+    if configuration.manifests.seconds_max < 0.05:
+        seconds = configuration.manifests.seconds_max
+        table.fail("manifests.seconds_max", seconds, "is less than 0.05", "60 is a good choice")
     if packs.workers < 1:
         table.fail("packs.workers", packs.workers, "is less than one", "Write the number of processors")
     for number, target in enumerate(configuration.targets):

@@ -8,6 +8,8 @@ An archive is one folder:
     packs/       packs being built or waiting        (sole writer: tierd)
     staging/     recalled bytes, until mount takes them
     cache/       packs fetched ahead
+    frozen/      copies of files that stay open, while they are packed (sole writer: tierd)
+    manifests/   what rebuilds this index, as it is on every target (sole writer: tierd)
     run/         control sockets
 """
 
@@ -23,7 +25,7 @@ from vnafs.domain.faults import Faults
 from vnafs.fs.filesystem import Filesystem
 from vnafs.fs.settings import Settings
 from vnafs.fs.xattrs import CopiesOf
-from vnafs.index import keys, meta
+from vnafs.index import keys, meta, recount
 from vnafs.index.engine import Engine
 from vnafs.index.engines.lmdb import LmdbEngine
 from vnafs.index.engines.log import LogSettings
@@ -34,11 +36,9 @@ from vnafs.pipeline.tree import Tree
 if TYPE_CHECKING:
     from vnafs.pipeline.runner import Tiering
     from vnafs.pipeline.settings import TieringSettings
+    from vnafs.upkeep.manifests import Manifests
 
-ARCHIVE_ID = "archive_id"
-"""16 random bytes: names the archive in packs and, as fsid, in NFS exports."""
-
-FOLDERS = ("namespace", "spool", "store", "packs", "staging", "cache", "run")
+FOLDERS = ("namespace", "spool", "store", "packs", "staging", "cache", "frozen", "manifests", "run")
 
 
 def _schema_1(_: object) -> bool:
@@ -47,7 +47,7 @@ def _schema_1(_: object) -> bool:
 
 
 NAMESPACE_MIGRATIONS = (Migration(1, "first", _schema_1),)
-STORE_MIGRATIONS = (Migration(1, "first", _schema_1),)
+STORE_MIGRATIONS = (Migration(1, "first", _schema_1), Migration(2, "counts", recount.correct))
 
 
 def folder(archive: str, name: str) -> str:
@@ -62,11 +62,21 @@ def make(archive: str) -> None:
     engine = open_namespace(archive)
     try:
         with engine.write() as tx:
-            if meta.get_bytes(tx, ARCHIVE_ID) is None:
-                meta.set_bytes(tx, ARCHIVE_ID, os.urandom(16))
+            if meta.get_bytes(tx, meta.ARCHIVE_ID) is None:
+                meta.set_bytes(tx, meta.ARCHIVE_ID, os.urandom(16))
         engine.sync(engine.position)
     finally:
         engine.close()
+
+
+def open_to_fill(archive: str) -> tuple[LmdbEngine, LmdbEngine]:
+    """Both environments of an archive that is being rebuilt, empty, without a log: nobody serves them yet."""
+    for name in FOLDERS:
+        os.makedirs(folder(archive, name), mode=0o700, exist_ok=True)
+    path = folder(archive, "namespace")
+    namespace = LmdbEngine(path, tables=keys.NAMESPACE_TABLES)
+    _migrate(namespace, NAMESPACE_MIGRATIONS, path)
+    return namespace, open_store(archive)
 
 
 def open_namespace(archive: str, *, faults: Faults | None = None, log: LogSettings | None = None) -> LmdbEngine:
@@ -106,7 +116,7 @@ def read_store(archive: str) -> LmdbEngine:
 def archive_id(engine: Engine, archive: str) -> bytes:
     """The archive's 16 bytes. Raises IndexBroken when there are none."""
     with engine.read() as reader:
-        found = meta.get_bytes(reader, ARCHIVE_ID)
+        found = meta.get_bytes(reader, meta.ARCHIVE_ID)
     if found is None:
         raise IndexBroken(what=archive, why="it has no identity; it was not made by `vna init`")
     return found
@@ -143,6 +153,39 @@ def open_tiering(
         tree,
         spool.local_path,
         settings(archive_id(namespace, archive)),
+        clock=clock,
+        faults=faults,
+        fatal=fatal,
+    )
+
+
+def open_manifests(  # noqa: PLR0913 - parts and exits, each named where it is wired
+    archive: str,
+    store: Engine,
+    namespace: Engine,
+    tiering: Tiering,
+    *,
+    fold: Callable[[], None],
+    configuration: Callable[[], str],
+    superseded: Callable[[str], None],
+    seconds_max: float,
+    clock: Clock,
+    faults: Faults,
+    fatal: Callable[[BaseException], None],
+) -> Manifests:
+    """What records and sends the archive's manifests, to the targets that tiering has."""
+    from vnafs.upkeep.manifests import Manifests  # noqa: PLC0415 - only tierd needs it
+
+    return Manifests(
+        folder(archive, "manifests"),
+        store,
+        namespace,
+        archive=archive_id(namespace, archive),
+        fold=fold,
+        configuration=configuration,
+        places=tiering.replicators,
+        superseded=superseded,
+        seconds_max=seconds_max,
         clock=clock,
         faults=faults,
         fatal=fatal,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from appliance.cli import console as shown
@@ -15,6 +15,8 @@ from vnafs.domain.files import FileState
 
 POLL_SECONDS = 0.25
 EVICTED_AT_ONCE = 64
+VERIFYING_SECONDS = 60.0
+"""Copying takes so long at most where all is well; what is late by less is no reason to warn."""
 DONE, NOT_YET, REFUSED, DAMAGED = 0, 1, 3, 4
 
 
@@ -35,9 +37,14 @@ def status(args: argparse.Namespace, asking: Asking) -> int:
         )
         oldest = answer["oldest_unprotected_seconds"]
         say(f"oldest bytes without enough verified copies: {shown.age(oldest) if oldest else 'none'}")
-        if oldest > asking.configuration.file_system.unprotected_seconds_max:
+        late = asking.configuration.file_system.unprotected_seconds_max + VERIFYING_SECONDS
+        if oldest > late:
             say("WARNING: bytes are unprotected for longer than file_system.unprotected_seconds_max; see `vna lost`")
-        if answer["stalled"]:
+        for line in _staying_open(answer["staying_open"], late):
+            say(line)
+        if answer["manifests"]["superseded"]:
+            say(f"READ-ONLY: {answer['manifests']['superseded']}")
+        elif answer["stalled"]:
             say(f"waiting: {answer['stalled']}")
         if answer["failure"]:
             say(f"FAILED: {answer['failure']}")
@@ -54,21 +61,42 @@ def status(args: argparse.Namespace, asking: Asking) -> int:
     return DONE
 
 
+def _staying_open(standing: Mapping[str, Any], late_seconds: float) -> list[str]:
+    """What there is to say of files that nobody lets be sealed."""
+    lines = []
+    if standing["without_copy"]:
+        oldest = standing["without_copy_oldest_seconds"]
+        lines.append(
+            f"{'WARNING: ' if oldest > late_seconds else ''}files that stay open and have no copy at all: "
+            f"{standing['without_copy']}, the first for {shown.age(oldest)}"
+        )
+    if standing["with_copy"]:
+        oldest = standing["copy_oldest_seconds"]
+        since = f", changed since the oldest copy was made {shown.age(oldest)} ago" if oldest else ""
+        lines.append(
+            f"{'WARNING: ' if oldest > late_seconds else ''}files that stay open and are protected as they were: "
+            f"{standing['with_copy']}{since}"
+        )
+    return lines
+
+
 def _file_status(path: str, asking: Asking) -> int:
     inodes = asking.inodes([path])
     rows = []
     for inode, file in inodes.items():
         facts = asking.mount().call("tree.facts", inode=inode)
-        state = FileState(facts["state"]).label
+        state = FileState(facts["state"])
+        is_protected = state >= FileState.REPLICATED
         rows.append(
             {
                 "path": file,
                 "inode": inode,
                 "version": facts["version"],
-                "state": state,
+                "state": state.label,
                 "size_bytes": facts["size_bytes"],
                 "sha256": facts["sha256"],
                 "copies": asking.tierd().call("tiering.copies", inode=inode),
+                "copy_as_of": None if is_protected else asking.tierd().call("tiering.copy_as_of", inode=inode),
             }
         )
     asking.console.result(
@@ -81,13 +109,28 @@ def _file_status(path: str, asking: Asking) -> int:
                     row["state"],
                     shown.size(row["size_bytes"]),
                     (row["sha256"] or "")[:16],
-                    ", ".join(copy["target"] for copy in row["copies"]) or "none",
+                    _copies(row),
                 ]
                 for row in rows
             ],
         ),
     )
     return DONE
+
+
+def _copies(row: Mapping[str, Any]) -> str:
+    older = row["copy_as_of"]
+    if row["copies"] or older is None:
+        return _targets(row["copies"]) or "none"
+    return f"protected as of {_time(older['as_of'])}: {_targets(older['copies'])}"
+
+
+def _targets(copies: Sequence[Mapping[str, Any]]) -> str:
+    return ", ".join(copy["target"] for copy in copies)
+
+
+def _time(nanoseconds: int) -> str:
+    return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(nanoseconds / 1e9))
 
 
 def wait(args: argparse.Namespace, asking: Asking) -> int:
@@ -228,13 +271,14 @@ def lost(_: argparse.Namespace, asking: Asking) -> int:
         rows,
         lambda: (
             asking.console.table(
-                ["path", "size", "changed", "state"],
+                ["path", "size", "changed", "state", "copy"],
                 [
                     [
                         os.path.join(asking.configuration.mount, row["path"]),
                         shown.size(row["size_bytes"]),
-                        time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(row["mtime_ns"] / 1e9)),
+                        _time(row["mtime_ns"]),
                         row["state"],
+                        f"as of {_time(row['copy_as_of'])}" if row["copy_as_of"] else "none at all",
                     ]
                     for row in rows
                 ],

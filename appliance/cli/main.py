@@ -11,7 +11,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 
 from appliance import config, journal
-from appliance.cli import archives, files, repositories, targets
+from appliance.cli import archives, files, recovery, repositories, targets
 from appliance.cli.asking import Asking
 from appliance.cli.console import Console
 from vnafs.domain.errors import VnaError
@@ -40,6 +40,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _run(args: argparse.Namespace, console: Console, environ: Mapping[str, str]) -> int:
     if args.command == "init":
         return archives.init(args, console)
+    if args.command == "restore":
+        return recovery.restore(args, console, environ)
     configuration = config.load(args.archive)
     if args.command == "mount":
         return archives.mount(args, configuration)
@@ -103,6 +105,13 @@ def _parser(environ: Mapping[str, str]) -> argparse.ArgumentParser:
     verify = command("verify", "read copies again and compare", files.verify)
     verify.add_argument("paths", nargs="*", metavar="PATH")
     command("lost", "list acknowledged files without a verified copy", files.lost)
+    restore = command("restore", "rebuild an archive from one target alone, and serve it")
+    restore.add_argument("--from", dest="source", required=True, metavar="URL", help="file://, s3:// or azure://")
+    restore.add_argument("--into", required=True, metavar="DIR", help="an empty folder, the new archive")
+    restore.add_argument("--mount", required=True, metavar="PATH", help="where the tree will be mounted")
+    restore.add_argument("--credentials-file", default="", metavar="FILE")
+    restore.add_argument("--no-serve", dest="serve", action="store_false", help="rebuild only")
+    command("adopt", "go on although targets went on without this archive (stop it first)", recovery.adopt)
     _repository(command("repository", "top-level directories and their rules"), within)
     _target(command("target", "where copies go"), within)
     return parser

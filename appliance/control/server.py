@@ -52,6 +52,7 @@ class ControlServer:
         self._places = threading.BoundedSemaphore(CONNECTIONS_MAX)
         self._connections: set[socket.socket] = set()
         self._lock = threading.Lock()
+        self._done = threading.Condition(self._lock)
         self._closed = False
         self._socket = _listen(path)
         self._thread = threading.Thread(target=self._accept, name="control", daemon=True)
@@ -92,6 +93,7 @@ class ControlServer:
         finally:
             with self._lock:
                 self._connections.discard(connection)
+                self._done.notify_all()
             self._places.release()
 
     def _answer(self, connection: socket.socket, line: bytes) -> None:
@@ -120,10 +122,18 @@ class ControlServer:
             raise RequestInvalid(method=name, why=f"known are {', '.join(sorted(self._methods))}")
         return self._methods[name]
 
-    def close(self) -> None:
-        """Stop answering; requests under way lose their connection. Idempotent."""
-        if self._closed:
-            return
+    def close(self, seconds_max: float = 0.0) -> bool:
+        """Stop answering; requests under way lose their connection. Whether all were done within *seconds_max*.
+
+        Idempotent.
+        """
+        if not self._closed:
+            self._close()
+        until = time.monotonic() + seconds_max
+        with self._done:
+            return self._done.wait_for(lambda: not self._connections, max(0.0, until - time.monotonic()))
+
+    def _close(self) -> None:
         self._closed = True
         with contextlib.suppress(OSError):
             self._socket.shutdown(socket.SHUT_RDWR)

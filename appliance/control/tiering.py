@@ -5,6 +5,7 @@ Everything here reads rows or calls tiering; nothing is decided here.
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
@@ -16,11 +17,14 @@ from vnafs.domain.copies import CopyState
 from vnafs.domain.errors import Damaged, NotFound, TargetError
 from vnafs.domain.files import Candidate, FileState
 from vnafs.domain.ids import Inode, PackNumber, TargetName, Version, pack_object_name
-from vnafs.index import contents, copies, packs, targets
+from vnafs.index import contents, copies, counts, packs, targets
 from vnafs.index.engine import Engine
+from vnafs.pipeline.held import lacking, stubs_without_copy
 from vnafs.pipeline.namespace import Namespace
+from vnafs.pipeline.protect import copy_as_of
 from vnafs.pipeline.runner import Tiering
 from vnafs.targets.verifying import verify
+from vnafs.upkeep.manifests import Manifests
 
 COUNT_MAX = 1_000_000
 """Counting stops here: a status answers in a moment at any size."""
@@ -33,6 +37,7 @@ class TieringControl:
     def __init__(
         self,
         tiering: Tiering,
+        manifests: Manifests,
         store: Engine,
         namespace: Engine,
         *,
@@ -41,6 +46,7 @@ class TieringControl:
         quiet_seconds: float,
     ) -> None:
         self._tiering = tiering
+        self._manifests = manifests
         self._store = store
         self._namespace = Namespace(namespace)
         self._reload = reload
@@ -57,6 +63,7 @@ class TieringControl:
             Method("tiering.verify", self.verify, audit="tiering:copies:verified"),
             Method("tiering.lost", self.lost, role="viewer"),
             Method("tiering.copies", self.copies, role="viewer"),
+            Method("tiering.copy_as_of", self.copy_as_of, role="viewer"),
             Method("targets.reload", self.reload, role="administrator", audit="targets:configuration:reloaded"),
             Method("targets.status", self.targets, role="viewer"),
             Method("targets.test", self.test, role="administrator", audit="targets:target:tested"),
@@ -67,16 +74,40 @@ class TieringControl:
 
     def status(self, _: Mapping[str, Any], __: Emit) -> dict[str, Any]:
         """Counts by state, what waits, how targets do."""
-        counts = {state.label: self._namespace.count(state, limit=COUNT_MAX) for state in IN_WORK}
-        counts["replicated"] = self._namespace.count(FileState.REPLICATED, limit=COUNT_MAX)
+        states = (*IN_WORK, FileState.REPLICATED)
+        with self._store.read() as reader:
+            kept, stored = counts.get(reader, counts.CONTENTS), counts.get(reader, counts.PACKS)
         return {
-            "files": counts,
+            "files": {state.label: self._namespace.count(state, limit=COUNT_MAX) for state in states},
+            "contents": kept.rows,
+            "content_bytes": kept.size_bytes,
+            "packs": stored.rows,
+            "pack_bytes": stored.size_bytes,
             "oldest_unprotected_seconds": self._oldest_seconds(),
+            "staying_open": dataclasses.asdict(self._tiering.protector.standing),
             "stalled": self._tiering.stalled,
+            "manifests": self._manifests_shown(),
             "targets": self.targets({}, __),
         }
 
+    def _manifests_shown(self) -> dict[str, Any]:
+        here = self._manifests.ledger.position()
+        return {
+            "number": here.number,
+            "snapshot": here.snapshot,
+            "superseded": self._manifests.rival,
+            "targets": {
+                row.name: {"number": row.sent.number, "snapshot": row.sent.snapshot, "why": row.why}
+                for row in self._manifests.progress()
+            },
+        }
+
     def _oldest_seconds(self) -> float:
+        """Of closed files as their rows say, of those that stay open as they were last looked at."""
+        standing = self._tiering.protector.standing
+        return max(self._oldest_closed_seconds(), standing.without_copy_oldest_seconds, standing.copy_oldest_seconds)
+
+    def _oldest_closed_seconds(self) -> float:
         oldest = min(
             (row.due for state in IN_WORK for row in self._namespace.waiting(state, limit=1)),
             default=None,
@@ -91,26 +122,22 @@ class TieringControl:
         waiting = {
             state.label: self._namespace.count(state, limit=COUNT_MAX) for state in (FileState.OPEN, FileState.SEALED)
         }
-        lacking = lacking_bytes = 0
         with self._store.read() as reader:
             current = targets.current(reader)
-            for pack in packs.every(reader):
-                held = copies.verified_on(reader, (pack.number, *pack.leans_on))
-                if sum(1 for number in held if number in current) < wanted:
-                    lacking += 1
-                    lacking_bytes += pack.size_bytes
+            lacks = lacking(reader, wanted)
         return {
             "open": waiting["open"],
             "sealed": waiting["sealed"],
-            "packs": lacking,
-            "pack_bytes": lacking_bytes,
+            "packs": lacks.rows,
+            "pack_bytes": lacks.size_bytes,
             "targets": len(current),
-            "done": not (waiting["open"] or waiting["sealed"] or lacking),
+            "done": not (waiting["open"] or waiting["sealed"] or lacks.rows),
         }
 
     def flush(self, _: Mapping[str, Any], __: Emit) -> None:
-        """Close packs that are still open now instead of when they are full or old."""
+        """Close packs that are still open, and record manifests, now instead of when it is time."""
         self._tiering.packer.close_aged(everything=True)
+        self._manifests.hurry()
 
     # -- files -------------------------------------------------------------------------------------------------
 
@@ -130,6 +157,18 @@ class TieringControl:
         facts = self._namespace.facts(Inode(params["inode"]))
         return [{"target": copy.target, "verified": copy.verified} for copy in self._tiering.copies_of(facts)]
 
+    def copy_as_of(self, params: Mapping[str, Any], _: Emit) -> dict[str, Any] | None:
+        """The youngest verified copy of a file that stays open, as it was at some moment; None without one."""
+        found = copy_as_of(self._store, Inode(params["inode"]))
+        if found is None:
+            return None
+        return {
+            "as_of": found.frozen.taken,
+            "version": found.frozen.version,
+            "sha256": found.frozen.sha256.hex(),
+            "copies": [{"target": copy.target, "verified": copy.verified} for copy in found.copies],
+        }
+
     def lost(self, params: Mapping[str, Any], _: Emit) -> list[dict[str, Any]]:
         """Acknowledged files without a verified copy: what would be lost with the local disk. In pages."""
         limit = int(params.get("limit", 1000))
@@ -137,6 +176,7 @@ class TieringControl:
         for candidate in itertools.islice(self._unprotected(params.get("after")), limit):
             described = self._namespace.described(candidate.inode)
             size_bytes, mtime_ns = self._tiering.local_size(described.facts)
+            older = copy_as_of(self._store, candidate.inode)
             found.append(
                 {
                     "inode": candidate.inode,
@@ -144,6 +184,7 @@ class TieringControl:
                     "size_bytes": size_bytes,
                     "mtime_ns": mtime_ns,
                     "state": candidate.state.label,
+                    "copy_as_of": None if older is None else older.frozen.taken,
                     "after": [candidate.state.value, candidate.due, candidate.inode, candidate.version],
                 }
             )
@@ -168,6 +209,10 @@ class TieringControl:
                         continue
                     if self._tiering.local_size(facts)[0] and not self._tiering.copies_of(facts):
                         yield candidate
+        listed = last.inode if last is not None and last.state is FileState.STUB else Inode(0)
+        for inode, version in sorted(set(stubs_without_copy(self._store, self._namespace))):
+            if inode > listed:
+                yield Candidate(inode, version, FileState.STUB, Instant(0))
 
     # -- verification --------------------------------------------------------------------------------------------
 
@@ -241,9 +286,8 @@ class TieringControl:
                         "url": row.url,
                         "reachable": replicator.health.reachable,
                         "why": replicator.health.why,
-                        "packs_waiting": sum(
-                            1 for _ in itertools.islice(copies.transfers(reader, replicator.number), COUNT_MAX)
-                        ),
+                        "packs_waiting": counts.get(reader, counts.waiting(replicator.number)).rows,
+                        "packs_verified": counts.get(reader, counts.verified(replicator.number)).rows,
                         "capabilities": None
                         if row.capabilities is None
                         else {name: getattr(row.capabilities, name) for name in row.capabilities.__slots__},

@@ -44,6 +44,14 @@ class TreeClient:
         """See Tree."""
         return Verdict(self._client.call("tree.adopt", inode=inode, version=version, staged=staged))
 
+    def hold(self, inode: Inode, version: Version) -> Verdict:
+        """See Tree."""
+        return Verdict(self._client.call("tree.hold", inode=inode, version=version))
+
+    def let_go(self, inode: Inode, version: Version) -> Verdict:
+        """See Tree."""
+        return Verdict(self._client.call("tree.let_go", inode=inode, version=version))
+
     def facts(self, inode: Inode) -> FileFacts:
         """See Tree."""
         return to_facts(self._client.call("tree.facts", inode=inode))
@@ -52,6 +60,10 @@ class TreeClient:
         """See Tree."""
         rows = [[c.inode, c.version, c.state.value, c.due, due] for c, due in candidates]
         self._client.call("tree.postpone", candidates=rows)
+
+    def supersede(self, why: str) -> None:
+        """See Tree."""
+        self._client.call("tree.supersede", why=why)
 
     def fold(self) -> None:
         """See Tree."""
@@ -79,6 +91,12 @@ def tree_methods(tree: Tree, run: Run) -> list[Method]:
         staged = str(params["staged"])
         return str(run(lambda: tree.adopt(Inode(params["inode"]), Version(params["version"]), staged)).value)
 
+    def hold(params: Mapping[str, Any], _: object) -> str:
+        return str(run(lambda: tree.hold(Inode(params["inode"]), Version(params["version"]))).value)
+
+    def let_go(params: Mapping[str, Any], _: object) -> str:
+        return str(run(lambda: tree.let_go(Inode(params["inode"]), Version(params["version"]))).value)
+
     def facts(params: Mapping[str, Any], _: object) -> dict[str, Any]:
         return from_facts(run(lambda: tree.facts(Inode(params["inode"]))))
 
@@ -89,13 +107,19 @@ def tree_methods(tree: Tree, run: Run) -> list[Method]:
         ]
         run(lambda: tree.postpone(rows))
 
+    def supersede(params: Mapping[str, Any], _: object) -> None:
+        run(lambda: tree.supersede(str(params["why"])))
+
     return [
         Method("tree.advance", advance, role="administrator"),
         Method("tree.evict", evict, role="operator", audit="tree:file:evicted"),
         Method("tree.evict_many", evict_many, role="operator", audit="tree:files:evicted"),
         Method("tree.adopt", adopt, role="administrator"),
+        Method("tree.hold", hold, role="administrator"),
+        Method("tree.let_go", let_go, role="administrator"),
         Method("tree.facts", facts, role="viewer"),
         Method("tree.postpone", postpone, role="administrator"),
+        Method("tree.supersede", supersede, role="administrator", audit="tree:superseded"),
         Method("tree.fold", lambda _, __: tree.fold(), role="viewer"),
     ]
 

@@ -79,6 +79,7 @@ def tree_settings(configuration: Configuration, open_files_max: int) -> Settings
         handles_open_max=min(configuration.file_system.open_files_max, open_files_max - OPEN_FILES_KEPT),
         reserve_bytes=configuration.spool.reserve_bytes,
         recall_whole_bytes_max=configuration.file_system.recall_whole_bytes_max,
+        hold_seconds_max=configuration.file_system.hold_seconds_max,
     )
 
 

@@ -10,6 +10,7 @@ import logging
 import os
 import signal
 from collections.abc import Mapping
+from typing import NoReturn
 
 from appliance import config, system
 from appliance.config import Configuration, TargetSettings
@@ -23,6 +24,7 @@ from vnafs.domain.clock import SystemClock
 from vnafs.domain.copies import Capabilities
 from vnafs.domain.faults import Faults
 from vnafs.domain.ids import TargetName
+from vnafs.index.engine import Engine
 from vnafs.pipeline.settings import Destination, TieringSettings
 from vnafs.targets.address import Address, parse_address
 from vnafs.targets.credentials import Credentials, find_credentials
@@ -35,6 +37,8 @@ log = logging.getLogger(__name__)
 EXIT_FAILED = 70
 """EX_SOFTWARE of sysexits.h: the supervisor starts the daemon again."""
 MOUNT_ANSWER_SECONDS_MAX = 60.0
+ANSWERS_SECONDS_MAX = 1.0
+"""For answers under way when we are to stop; whoever asked asks the next process."""
 RECALL_REQUESTS = 16
 """Kept free of uploads, so that a reader never waits behind the drain."""
 
@@ -54,18 +58,38 @@ def run(configuration: Configuration, environ: Mapping[str, str], faults: Faults
     mount = ControlClient(
         os.path.join(configuration.folder("run"), "mount.sock"), "mount", timeout_seconds=MOUNT_ANSWER_SECONDS_MAX
     )
+    tree = TreeClient(mount)
     tiering = archive_store.open_tiering(
         archive,
         engine,
         namespace,
-        TreeClient(mount),
+        tree,
         lambda identity: tiering_settings(configuration, identity),
+        clock=clock,
+        faults=faults,
+        fatal=_end,
+    )
+
+    def superseded(why: str) -> None:
+        tiering.suspend(why)
+        tree.supersede(why)
+
+    manifests = archive_store.open_manifests(
+        archive,
+        engine,
+        namespace,
+        tiering,
+        fold=tree.fold,
+        configuration=functools.partial(config.text, archive),
+        superseded=superseded,
+        seconds_max=configuration.manifests.seconds_max,
         clock=clock,
         faults=faults,
         fatal=_end,
     )
     control = TieringControl(
         tiering,
+        manifests,
         engine,
         namespace,
         reload=lambda: tiering.set_targets(destinations(config.load(archive), environ)),
@@ -77,16 +101,31 @@ def run(configuration: Configuration, environ: Mapping[str, str], faults: Faults
         os.path.join(configuration.folder("run"), "tierd.sock"),
         [*recall_methods(tiering.recaller), *control.methods()],
     )
+    manifests.compare()
     tiering.start()
     server.start()
+    manifests.start()
     log.info("tierd.ready", extra={"targets": len(wanted)})
     signal.sigwait(system.STOPPING)
     log.info("tierd.stopping")
-    server.close()
-    tiering.stop()
+    answered = server.close(ANSWERS_SECONDS_MAX)
+    if not tiering.stop() or not answered:
+        _abandon(engine)
     engine.close()
     namespace.close()
     return 0
+
+
+def _abandon(engine: Engine) -> NoReturn:
+    """End at once, because something hangs on a target that does not answer.
+
+    Its thread may be in the middle of reading an index, so no index is closed beneath it: the end of the process
+    closes them as kill -9 would, and every commit was synced before anybody was told of it.
+    """
+    log.warning("tierd.abandoned")
+    engine.sync(engine.position)
+    logging.shutdown()
+    os._exit(0)
 
 
 def _end(problem: BaseException) -> None:
@@ -127,13 +166,18 @@ def tiering_settings(configuration: Configuration, identity: bytes) -> TieringSe
         packs_folder=configuration.folder("packs"),
         staging_folder=configuration.folder("staging"),
         recall_cache_folder=configuration.folder("cache"),
+        frozen_folder=configuration.folder("frozen"),
         quiet_seconds=configuration.file_system.quiet_seconds,
+        unprotected_seconds_max=configuration.file_system.unprotected_seconds_max,
+        hold_seconds_max=configuration.file_system.hold_seconds_max,
         pack_target_bytes=packs.target_bytes,
         pack_age_seconds_max=packs.age_seconds_max,
         compression_level=packs.compression_level,
         workers=packs.workers,
         waiting_bytes_max=packs.waiting_bytes_max,
         recall_cache_bytes_max=packs.recall_cache_bytes_max,
+        recall_parts_bytes_max=packs.recall_parts_bytes_max,
         high_watermark_percent=spool.high_watermark_percent,
         low_watermark_percent=spool.low_watermark_percent,
+        reserve_bytes=spool.reserve_bytes,
     )

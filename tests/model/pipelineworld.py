@@ -20,16 +20,18 @@ from vnafs.domain.clock import NANOSECONDS, Instant
 from vnafs.domain.copies import Capabilities, Evidence
 from vnafs.domain.errors import Damaged, ObjectMissing, TargetError, TargetRefused
 from vnafs.domain.files import FileState
-from vnafs.domain.ids import Inode, ObjectName, Span, TargetName, Version, pack_object_name
+from vnafs.domain.ids import Inode, ObjectName, Sha256, Span, TargetName, Version, pack_object_name
 from vnafs.fs.attributes import AttributeChanges
 from vnafs.fs.caller import Caller
 from vnafs.fs.filesystem import Filesystem
 from vnafs.fs.handles import Handle
 from vnafs.fs.recall import RangeNeeded, RecallNeeded
 from vnafs.fs.settings import Settings
-from vnafs.index import contents, copies, packs, targets
+from vnafs.index import contents, copies, counts, packs, recount, targets
+from vnafs.index.engine import Reader, Transaction
 from vnafs.index.engines.memory import MemoryEngine
 from vnafs.local.spool import Spool
+from vnafs.pipeline.held import stubs_without_copy
 from vnafs.pipeline.namespace import Namespace
 from vnafs.pipeline.runner import Tiering
 from vnafs.pipeline.settings import Destination, TieringSettings
@@ -41,7 +43,7 @@ from vnafs.targets.verifying import verify
 QUIET_SECONDS = 5.0
 TICK_SECONDS = 0.011
 """Longer than the coarsest kernel clock's tick: where time passes, files' times of change must show it."""
-FOLDERS = ("spool", "packs", "staging", "cache")
+FOLDERS = ("spool", "packs", "staging", "cache", "frozen")
 SOMEBODY = Caller(0, 0, 1)
 READ_BYTES = 1 << 24
 
@@ -139,20 +141,31 @@ class World:
         pack_target_bytes: int = 1024 * 1024,
         copies_min: int = 1,
         target_names: Sequence[str] = ("a", "b"),
+        waiting_bytes_max: int = 1 << 30,
+        parts_bytes_max: int = 1 << 30,
+        unprotected_seconds_max: float = 3600.0,
     ) -> None:
         self.home = home
         self.clock = PassingClock()
         self.fate = Fate()
         self._pack_target_bytes = pack_target_bytes
+        self._waiting_bytes_max = waiting_bytes_max
+        self._parts_bytes_max = parts_bytes_max
+        self._unprotected_seconds_max = unprotected_seconds_max
         self._namespace = MemoryEngine()
         self._store = MemoryEngine()
         self.stores = {TargetName(name): MemoryTarget(TargetName(name)) for name in target_names}
         self.targets = {name: BadTarget(store, self.clock) for name, store in self.stores.items()}
         for name in FOLDERS:
-            (home / name).mkdir()
+            (home / name).mkdir(exist_ok=True)
+        self.prepare()
         self.begin()
-        self.fs.repositories.add("share", copies_min=copies_min)
+        if not any(repository.name == "share" for repository in self.fs.repositories.list()):
+            self.fs.repositories.add("share", copies_min=copies_min)
         self.share = self.fs.lookup(Inode(1), b"share").inode
+
+    def prepare(self) -> None:
+        """What comes before the first start: nothing, in a new archive."""
 
     # -- life ----------------------------------------------------------------------------------------------------
 
@@ -176,15 +189,20 @@ class World:
                 packs_folder=str(self.home / "packs"),
                 staging_folder=str(self.home / "staging"),
                 recall_cache_folder=str(self.home / "cache"),
+                frozen_folder=str(self.home / "frozen"),
                 quiet_seconds=QUIET_SECONDS,
+                unprotected_seconds_max=self._unprotected_seconds_max,
+                hold_seconds_max=3.0,
                 pack_target_bytes=self._pack_target_bytes,
                 pack_age_seconds_max=10.0,
                 compression_level=1,
                 workers=0,
-                waiting_bytes_max=1 << 30,
+                waiting_bytes_max=self._waiting_bytes_max,
                 recall_cache_bytes_max=1 << 20,
+                recall_parts_bytes_max=self._parts_bytes_max,
                 high_watermark_percent=99.9,
                 low_watermark_percent=99.8,
+                reserve_bytes=0,
             ),
             clock=self.clock,
             faults=self.fate,
@@ -342,6 +360,43 @@ class World:
     def transfers_waiting(self) -> int:
         with self._store.read() as reader:
             return sum(1 for row in targets.current(reader) for _ in copies.transfers(reader, row))
+
+    def reading(self) -> contextlib.AbstractContextManager[Reader]:
+        return self._store.read()
+
+    def writing(self) -> contextlib.AbstractContextManager[Transaction]:
+        return self._store.write()
+
+    def counts(self) -> dict[str, counts.Count]:
+        with self._store.read() as reader:
+            return counts.every(reader)
+
+    def recounted(self) -> dict[str, counts.Count]:
+        """What the counts must be, from the rows."""
+        with self._store.read() as reader:
+            return recount.found(reader)
+
+    def uses(self) -> set[tuple[Inode, Version, Sha256]]:
+        """The versions that are some content, as far as the store knows."""
+        with self._store.read() as reader:
+            return {
+                (inode, version, content.sha256)
+                for content in contents.every(reader)
+                for inode, version in contents.uses(reader, content.number)
+            }
+
+    def sealed(self) -> set[tuple[Inode, Version, Sha256]]:
+        """The same, from the tree."""
+        every = [self.fs.facts(self.inode(name)) for name in self.names()]
+        return {(facts.inode, facts.version, facts.sha256) for facts in every if facts.sha256 is not None}
+
+    def feed(self, change: Callable[[Transaction], object]) -> None:
+        """Change mount's index behind its back."""
+        with self._namespace.write() as tx:
+            change(tx)
+
+    def stubs_without_copy(self) -> list[tuple[Inode, Version]]:
+        return list(stubs_without_copy(self._store, Namespace(self._namespace)))
 
     def settle(self, seconds_max: float = 4_000.0) -> None:
         """Let time pass until every file is replicated to every target."""

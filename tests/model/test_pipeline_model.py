@@ -18,6 +18,7 @@ from pathlib import Path
 import pytest
 
 from tests.model.pipelineworld import QUIET_SECONDS, Crash, World
+from tests.seeds import soak_dice
 from vnafs.domain.errors import Damaged, NotFound, RecallFailed
 from vnafs.domain.faults import POINTS
 from vnafs.domain.files import FileState
@@ -46,7 +47,7 @@ class Life:
         random.seed(seed)  # the jitter of back-offs
         self.contents = pool(self.dice)
         self.copies_min = self.dice.choice((1, 1, 2))
-        self.world = World(home, copies_min=self.copies_min)
+        self.world = self.made(home)
         self.expected: dict[bytes, bytes] = {}
         self.open: dict[bytes, object] = {}
         self.crashes = 0
@@ -67,10 +68,14 @@ class Life:
             (3, self.target_fault),
             (1, self.set_clock),
             (1, self.rot),
+            (1, self.rot_here),
             (8, self.seal_fate),
             (6, self.meddle),
             (1, self.restart),
         ]
+
+    def made(self, home: Path) -> World:
+        return World(home, copies_min=self.copies_min)
 
     def live(self, steps: int) -> None:
         weights = [weight for weight, _ in self.steps]
@@ -115,6 +120,7 @@ class Life:
                 continue
             break
         self.world.fate.spare()
+        assert self.world.counts() == self.world.recounted()
         assert self.world.names() == self.look_at_what_was_in_doubt()
 
     def look_at_what_was_in_doubt(self) -> set[bytes]:
@@ -285,6 +291,22 @@ class Life:
             if self.dice.random() < 0.7:
                 self.world.verify_all()
 
+    def rot_here(self) -> None:
+        """A pack on the local disk is not what it was."""
+        here = [name for name in self.world.files_in("packs") if name.endswith(".pack")]
+        if not here:
+            return
+        path = self.world.home / "packs" / self.dice.choice(here)
+        match self.dice.randrange(3):
+            case 0:
+                path.unlink()
+            case 1:
+                os.truncate(path, self.dice.randrange(path.stat().st_size))
+            case _:
+                data = bytearray(path.read_bytes())
+                data[self.dice.randrange(len(data))] ^= 0xFF
+                path.write_bytes(data)
+
     def seal_fate(self) -> None:
         point = self.dice.choice(("", "", *POINTS)) if self.dice.random() < 0.7 else ""
         self.world.fate.seal(self.dice.randrange(1, 12 if not point else 4), point)
@@ -322,6 +344,10 @@ class Life:
         for name, data in self.expected.items():
             assert world.read(name) == data
         world.settle()
+        assert world.counts() == world.recounted()
+        for _ in range(100):
+            world.tiering.tend()
+        assert world.uses() == world.sealed()
         for name in self.expected:
             assert world.evict(name), name
         for target in (A, B):
@@ -368,8 +394,9 @@ def test_a_life_that_nobody_has_seen_before(home: Path) -> None:
 @pytest.mark.soak
 @pytest.mark.timeout(7200)
 def test_many_lives(home: Path) -> None:
+    dice = soak_dice()
     for number in range(1_000):
         made = home / f"{number}"
         made.mkdir()
-        run(made, random.SystemRandom().randrange(1 << 32), 500)
+        run(made, dice.randrange(1 << 32), 500)
         shutil.rmtree(made)

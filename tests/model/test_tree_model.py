@@ -11,6 +11,7 @@ import errno
 import hashlib
 import os
 import random
+import shutil
 import stat
 from collections.abc import Callable
 from pathlib import Path
@@ -19,6 +20,7 @@ from typing import Any
 import pytest
 
 from tests.model.treecheck import check_tree
+from tests.seeds import soak_dice
 from vnafs.domain.clock import Instant
 from vnafs.domain.errors import VnaError
 from vnafs.domain.files import FileState, Proposal, Seal, Verdict
@@ -595,7 +597,9 @@ def test_random_operations_leave_the_tree_like_a_real_directory(tmp_path: Path, 
 @pytest.mark.soak
 @pytest.mark.timeout(7200)
 def test_a_million_random_operations_leave_the_tree_like_a_real_directory(tmp_path: Path) -> None:
+    dice = soak_dice()
     for turn in range(10):
         below = tmp_path / str(turn)
         below.mkdir()
-        walk(below, random.randrange(1 << 32), 105_000)
+        walk(below, dice.randrange(1 << 32), 105_000)
+        shutil.rmtree(below)

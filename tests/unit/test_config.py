@@ -11,6 +11,7 @@ SECTIONS = {
     "[file_system]": config.FileSystemSettings,
     "[spool]": config.SpoolSettings,
     "[packs]": config.PackSettings,
+    "[manifests]": config.ManifestSettings,
     "[[target]]": config.TargetSettings,
 }
 

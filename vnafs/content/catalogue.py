@@ -60,6 +60,8 @@ class FileHints:
     xattrs: Mapping[bytes, bytes] = dataclasses.field(default_factory=dict)
     """ACLs are among them, under the names the kernel gives them."""
     dicom: Facts | None = None
+    is_open: bool = False
+    """Somebody went on writing: the content is what the file was at some moment, not what it became."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -143,6 +145,8 @@ def file_line(sha256: Sha256, hints: FileHints) -> bytes:
         "mtime_ns": hints.mtime_ns,
         "ctime_ns": hints.ctime_ns,
     }
+    if hints.is_open:
+        entry["open"] = True
     extras: dict[str, Any] = {}
     if hints.xattrs:
         extras["xattrs"] = {_base64(name): _base64(value) for name, value in hints.xattrs.items()}
@@ -276,4 +280,5 @@ def _read_hints(entry: dict[str, Any]) -> FileHints:
         ctime_ns=_signed(entry["ctime_ns"]),
         xattrs={base64.b64decode(k): base64.b64decode(v) for k, v in entry.get("xattrs", {}).items()},
         dicom=None if facts is None else Facts({str(k): str(v) for k, v in facts.items()}),
+        is_open=entry.get("open") is True,
     )

@@ -177,6 +177,13 @@ class ReadOnly(FileSystemError):
     http = 403
 
 
+class Superseded(FileSystemError):
+    """This archive went on elsewhere: {why}."""
+
+    errno = _errno.EROFS
+    http = 409
+
+
 class TooManyOpen(FileSystemError):
     """{limit} files are open, the most there may be."""
 

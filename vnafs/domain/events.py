@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import enum
 
+from vnafs.domain.files import Seal
 from vnafs.domain.ids import Inode, Version
 
 
@@ -22,11 +23,15 @@ class EventKind(enum.IntEnum):
     STATE = 7
     VERSION = 8
     """A new version of the bytes began; the version before it is no longer the file's."""
+    PACKED = 9
+    """A pack was recorded; its number is the detail."""
+    FORGOTTEN = 10
+    """A pack was given up; its number is the detail."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Event:
-    """One change of one inode. What it looks like now is in the index; the feed says where to look."""
+    """One change of one inode, or of one pack. What it looks like now is in the index; the feed says where to look."""
 
     kind: EventKind
     inode: Inode
@@ -34,4 +39,9 @@ class Event:
     parent: Inode = Inode(0)
     name: bytes = b""
     detail: int = 0
-    """For STATE the new FileState."""
+    """For STATE the new FileState; for VERSION and REMOVED the `seal_detail` of the version that is no more."""
+
+
+def seal_detail(seal: Seal | None) -> int:
+    """The first eight bytes of a version's SHA-256; 0 for one that was not sealed."""
+    return 0 if seal is None else int.from_bytes(seal.sha256[:8], "big")

@@ -24,6 +24,19 @@ POINTS: tuple[str, ...] = (
     "replicate.recorded",
     "replicate.proposed",
     "replicate.dropped",
+    # protect: a file that stays open is copied as it is
+    "protect.held",
+    "protect.frozen",
+    "protect.packed",
+    "protect.recorded",
+    "protect.verified",
+    # manifest: what rebuilds the index reaches a target
+    "manifest.written",
+    "manifest.recorded",
+    "manifest.runs",
+    "manifest.snapshot",
+    "manifest.sent",
+    "manifest.noted",
     # evict: local bytes go
     "evict.decided",
     "evict.recorded",
@@ -44,6 +57,13 @@ POINTS: tuple[str, ...] = (
     "log.folding",
     "log.folded",
     "log.replayed",
+)
+
+RARE_POINTS: tuple[str, ...] = (
+    # condemn: a pack that no place has whole is given up; reached only after something rotted
+    "condemn.marked",
+    "condemn.taken_back",
+    "condemn.forgotten",
 )
 
 

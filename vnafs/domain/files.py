@@ -42,6 +42,8 @@ TRANSITIONS: frozenset[tuple[FileState, FileState]] = frozenset(
         (FileState.STUB, FileState.REPLICATED),
         # a copy was lost or a target removed
         (FileState.REPLICATED, FileState.PACKED),
+        # its pack was given up before any target had it: the local bytes are packed again
+        (FileState.PACKED, FileState.SEALED),
         # a write, or bytes that no longer carry the recorded fingerprint
         (FileState.SEALED, FileState.OPEN),
         (FileState.PACKED, FileState.OPEN),
@@ -52,12 +54,14 @@ TRANSITIONS: frozenset[tuple[FileState, FileState]] = frozenset(
 
 
 def may_advance(now: FileState, wanted: FileState) -> bool:
-    """Whether tiering may move a version from *now* to *wanted*, several forward steps at once included."""
+    """Whether tiering may move a version from *now* to *wanted*, several steps at once included."""
     if now is wanted:
         return True
     if FileState.OPEN <= now < wanted <= FileState.REPLICATED:
         return all((FileState(s), FileState(s + 1)) in TRANSITIONS for s in range(now, wanted))
-    return (now, wanted) == (FileState.REPLICATED, FileState.PACKED)
+    if FileState.SEALED <= wanted < now <= FileState.REPLICATED:
+        return all((FileState(s + 1), FileState(s)) in TRANSITIONS for s in range(wanted, now))
+    return False
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -14,13 +14,14 @@ import os
 from types import TracebackType
 
 from vnafs.domain.clock import NANOSECONDS, Clock, Instant
-from vnafs.domain.errors import NotADirectory, NotFound, StorageFailed, VnaError
+from vnafs.domain.errors import NotADirectory, NotFound, StorageFailed, Superseded, VnaError
 from vnafs.domain.events import Event, EventKind
 from vnafs.domain.faults import Faults
 from vnafs.domain.files import Candidate
 from vnafs.domain.ids import ROOT, Inode, RepositoryId, Version
 from vnafs.domain.repositories import Acknowledgement, Repository
 from vnafs.fs.attributes import Attributes, attributes_of, attributes_while_written
+from vnafs.fs.fences import Fences
 from vnafs.fs.handles import Handles
 from vnafs.fs.settings import Settings
 from vnafs.index import inodes, keys, meta, queue, repositories
@@ -34,9 +35,6 @@ from vnafs.local.spool import Spool
 
 _LOG = logging.getLogger(__name__)
 
-EPOCH = "epoch"
-INODE_RANGE = "inode_range_end"
-COOKIE_RANGE = "cookie_range_end"
 ROOT_REPOSITORY = RepositoryId(0)
 """What the root of the mount belongs to."""
 
@@ -76,20 +74,26 @@ class Core:
         self.space = Space(spool.directory, clock, reserve_bytes=settings.reserve_bytes)
         self.watcher = Watcher()
         self.handles = Handles(settings.handles_open_max)
+        self.fences = Fences(clock, settings.hold_seconds_max)
         self.feed = Feed()
         self.failure: VnaError | None = None
         """Set once local storage failed; every change is refused from then on."""
+        self.superseded: Superseded | None = None
+        """Set while targets have gone on without this index: clients may read, and change nothing."""
         self.rows: dict[Inode, InodeRow] = {}
         self.drops: collections.deque[tuple[Position, Inode, Version]] = collections.deque()
         """Local bytes without a row, and the position that must be synced before they may go."""
         with engine.read() as reader:
-            self.epoch = meta.get_int(reader, EPOCH) or 0
+            self.epoch = meta.get_int(reader, meta.EPOCH) or 0
+            why = meta.get_bytes(reader, meta.SUPERSEDED)
+            if why is not None:
+                self.superseded = Superseded(why=why.decode())
             self.repositories: dict[RepositoryId, Repository] = {r.id: r for r in repositories.every(reader)}
         first = max(self.epoch << 40, ROOT) + 1
         self.inode_numbers = Numbers(
-            engine, INODE_RANGE, first=first, ahead=settings.numbers_ahead, stop=epoch_stop(self.epoch)
+            engine, meta.INODE_RANGE, first=first, ahead=settings.numbers_ahead, stop=epoch_stop(self.epoch)
         )
-        self.cookie_numbers = Numbers(engine, COOKIE_RANGE, first=COOKIE_FIRST, ahead=settings.cookies_ahead)
+        self.cookie_numbers = Numbers(engine, meta.COOKIE_RANGE, first=COOKIE_FIRST, ahead=settings.cookies_ahead)
 
     # -- reading --------------------------------------------------------------------------------------------
 
@@ -217,13 +221,14 @@ class Core:
 class Change:
     """One transaction over the tree; a context manager."""
 
-    __slots__ = ("_before", "_block", "_core", "_drops", "_rows", "tx")
+    __slots__ = ("_before", "_block", "_core", "_drops", "_rows", "_told", "tx")
 
     def __init__(self, core: Core) -> None:
         self._core = core
         self._rows: dict[Inode, InodeRow | None] = {}
         self._before: dict[Inode, InodeRow | None] = {}
         self._drops: list[tuple[Inode, Version]] = []
+        self._told: set[Inode] = set()
         self._block = core.engine.write()
 
     def __enter__(self) -> Change:
@@ -265,6 +270,8 @@ class Change:
         before = self._before[inode]
         if row is before:
             return
+        if inode not in self._told and row is not None and (before is None or row[:15] != before[:15]):  # not its due
+            self.event(EventKind.ATTRIBUTES, inode, row.version)
         if before is not None and before.due != NOT_QUEUED:
             if row is not None and before[13:16] == row[13:16]:  # version, state and due are the same
                 inodes.put(self.tx, inode, row)
@@ -316,5 +323,6 @@ class Change:
         name: bytes = b"",
         detail: int = 0,
     ) -> None:
-        """Tell the feed."""
+        """Tell the feed, which also hears of any other inode whose row this change leaves different."""
+        self._told.update((inode, parent))
         self._core.feed.append(self.tx, Event(kind, inode, version, parent, name, detail))

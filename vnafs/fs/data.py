@@ -16,7 +16,7 @@ import stat
 
 from vnafs.domain.clock import Instant
 from vnafs.domain.errors import AlreadyExists, BadHandle, Damaged, FileTooBig, InvalidArgument, IsADirectory, VnaError
-from vnafs.domain.events import EventKind
+from vnafs.domain.events import EventKind, seal_detail
 from vnafs.domain.files import FileState
 from vnafs.domain.ids import Inode, Version
 from vnafs.fs.attributes import AttributeChanges, Attributes
@@ -64,6 +64,8 @@ class Data:
         """
         core = self._core
         core.handles.check_room()
+        if core.superseded is not None:
+            raise core.superseded
         mode = stat.S_IFREG | mode & _PERMISSIONS
         try:
             inode, row, descriptor = self._names.make(parent, name, mode, caller, due=DUE_NEVER)
@@ -89,7 +91,8 @@ class Data:
 
         Raises RecallNeeded for a stub whose bytes are needed here first: all but a truncating open, and a
         read-only open of a large one, whose reads may raise RangeNeeded instead. Raises Damaged when local bytes
-        without a verified copy are missing, IsADirectory, InvalidArgument for anything without bytes, TooManyOpen.
+        without a verified copy are missing, IsADirectory, InvalidArgument for anything without bytes, TooManyOpen;
+        WritersHeld for a truncating one while the file is being copied.
         """
         core = self._core
         core.handles.check_room()
@@ -101,6 +104,10 @@ class Data:
         access = flags & os.O_ACCMODE
         writable = access != os.O_RDONLY
         fresh = bool(flags & os.O_TRUNC)
+        if core.superseded is not None and (writable or fresh):
+            raise core.superseded
+        if fresh:
+            core.fences.check(inode)
         file = core.handles.files.get(inode)
         is_new = file is None
         if file is None:
@@ -250,7 +257,7 @@ class Data:
         with core.change() as change:
             change.row(inode)
             change.set(inode, new)
-            change.event(EventKind.VERSION, inode, version)
+            change.event(EventKind.VERSION, inode, version, detail=seal_detail(row.seal))
 
     def _begin_version(self, file: OpenFile, row: InodeRow) -> None:
         """The local file follows into the version that `_mark_open` began, if it began one."""
@@ -345,7 +352,7 @@ class Data:
             raise local_error(error, "reading local bytes") from error
 
     def write(self, handle: Handle, offset: int, data: bytes) -> int:
-        """Write all of *data* at *offset*. Raises BadHandle, NoSpace, FileTooBig.
+        """Write all of *data* at *offset*. Raises BadHandle, NoSpace, FileTooBig, WritersHeld.
 
         The caller knows where O_APPEND ends (the kernel does); see `append` for one that does not.
         """
@@ -356,8 +363,12 @@ class Data:
             raise BadHandle
         if core.failure is not None:
             raise core.failure
+        if core.superseded is not None:
+            raise core.superseded
         if offset + length > core.settings.file_bytes_max:
             raise FileTooBig(limit_bytes=core.settings.file_bytes_max)
+        if core.fences.held:
+            core.fences.check(file.inode)
         core.space.claim(length)
         try:
             done = os.pwrite(file.writing, data, offset)
@@ -399,7 +410,9 @@ class Data:
     # -- attributes -----------------------------------------------------------------------------------------
 
     def setattr(self, inode: Inode, changes: AttributeChanges, caller: Caller) -> Attributes:
-        """chmod, chown, truncate and utimes in one. Raises NotFound, RecallNeeded, FileTooBig, IsADirectory.
+        """chmod, chown, truncate and utimes in one.
+
+        Raises NotFound, RecallNeeded, FileTooBig, IsADirectory, and WritersHeld when a size is set.
 
         Cutting a stub to nothing recalls nothing. A change of owner clears set-user-ID and file capabilities, as
         Linux does; truncation by an ordinary user clears set-user-ID.
@@ -453,6 +466,7 @@ class Data:
         keeps_mode = caller.is_root or not row.mode & _SET_ID
         if size == row.size_bytes and keeps_mode and (file is None or file.writing < 0):
             return  # no need of a new version
+        core.fences.check(inode)
         if file is None:
             file = OpenFile(inode, row.mode)
         self._begin_writing(file, row, fresh=size == 0)

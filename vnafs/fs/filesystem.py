@@ -10,6 +10,9 @@ first and waits for that on another thread (`vnafs.fs.commitment.settle`).
 from __future__ import annotations
 
 import dataclasses
+import functools
+from collections.abc import Callable
+from typing import ParamSpec, TypeVar
 
 from vnafs.domain.clock import Clock
 from vnafs.domain.errors import VnaError
@@ -29,6 +32,9 @@ from vnafs.fs.xattrs import CopiesOf, Xattrs, no_copies
 from vnafs.index.engine import Engine, Position
 from vnafs.local.space import Room
 from vnafs.local.spool import Spool
+
+_Given = ParamSpec("_Given")
+_Found = TypeVar("_Found")
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -73,13 +79,13 @@ class Filesystem:
         self.readlink = names.readlink
         self.listing = names.listing
         self.readdir = names.readdir
-        self.mkdir = names.mkdir
-        self.symlink = names.symlink
-        self.mknod = names.mknod
-        self.link = names.link
-        self.unlink = names.unlink
-        self.rmdir = names.rmdir
-        self.rename = renames.rename
+        self.mkdir = self._guarded(names.mkdir)
+        self.symlink = self._guarded(names.symlink)
+        self.mknod = self._guarded(names.mknod)
+        self.link = self._guarded(names.link)
+        self.unlink = self._guarded(names.unlink)
+        self.rmdir = self._guarded(names.rmdir)
+        self.rename = self._guarded(renames.rename)
         # bytes
         self.create = data.create
         self.open = data.open
@@ -87,28 +93,43 @@ class Filesystem:
         self.read = data.read
         self.write = data.write
         self.append = data.append
-        self.setattr = data.setattr
+        self.setattr = self._guarded(data.setattr)
         self.flush = data.flush
         self.fsync = data.fsync
         self.handle = core.handles.get
         # extended attributes
         self.getxattr = xattrs.getxattr
-        self.setxattr = xattrs.setxattr
+        self.setxattr = self._guarded(xattrs.setxattr)
         self.listxattr = xattrs.listxattr
-        self.removexattr = xattrs.removexattr
+        self.removexattr = self._guarded(xattrs.removexattr)
         # tiering: the port `Tree`
         self.advance = tiering.advance
         self.evict = tiering.evict
         self.evict_many = tiering.evict_many
         self.adopt = tiering.adopt
+        self.hold = tiering.hold
+        self.let_go = tiering.let_go
         self.facts = tiering.facts
         self.postpone = tiering.postpone
         self.fold = tiering.fold
         self.path_hint = tiering.path_hint
+        self.supersede = tiering.supersede
         self.local_path = spool.local_path
         # upkeep
         self.reap = core.reap
         self.fail = core.fail
+
+    def _guarded(self, call: Callable[_Given, _Found]) -> Callable[_Given, _Found]:
+        """The same call for clients, who may change nothing while the archive is superseded."""
+        core = self._core
+
+        @functools.wraps(call)
+        def guarded(*args: _Given.args, **named: _Given.kwargs) -> _Found:
+            if core.superseded is not None:
+                raise core.superseded
+            return call(*args, **named)
+
+        return guarded
 
     # -- durability -----------------------------------------------------------------------------------------
 

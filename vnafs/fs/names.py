@@ -127,11 +127,13 @@ class Names:
                 yield COOKIE_SELF, b".", core.attributes(inode, row)
             if after < COOKIE_PARENT:
                 yield COOKIE_PARENT, b"..", core.attributes(row.parent, core.row(row.parent, reader))
-            for place in entries.listing(reader, inode, after):
-                number = place.inode
-                found = core.rows.get(number) or inodes.find(reader, number)  # a listing must not sweep the cache
-                if found is not None:
-                    yield place.cookie, place.name, core.attributes(number, found)
+            rows, open_files = core.rows, core.handles.files
+            for cookie, name, number, _ in entries.listing(reader, inode, after):
+                found = rows.get(number) or inodes.find_shown(reader, number)  # a listing must not sweep the cache
+                if found is None:
+                    continue
+                shown = core.attributes(number, found) if number in open_files else attributes_of(number, found)
+                yield cookie, name, shown
 
     def readdir(self, inode: Inode, after: int, limit: int) -> list[tuple[int, bytes, Attributes]]:
         """At most *limit* entries past cookie *after*: `listing` for whoever cannot hold an iterator."""

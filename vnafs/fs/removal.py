@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 
-from vnafs.domain.events import EventKind
+from vnafs.domain.events import EventKind, seal_detail
 from vnafs.domain.files import FileState
 from vnafs.domain.ids import Inode
 from vnafs.fs.core import NO_INODE, Change
@@ -48,7 +48,7 @@ def end(change: Change, inode: Inode, row: InodeRow) -> None:
         tx.delete(keys.symlink(inode))
     if row.is_file and row.state is not FileState.STUB:
         change.drop(inode, row.version)
-    change.event(EventKind.REMOVED, inode, row.version)
+    change.event(EventKind.REMOVED, inode, row.version, detail=seal_detail(row.seal))
 
 
 def make_stub(change: Change, inode: Inode, row: InodeRow) -> None:

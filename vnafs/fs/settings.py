@@ -31,6 +31,8 @@ class Settings:
     """Of the local disk: writers get NoSpace before it is touched."""
     recall_whole_bytes_max: int = 64 * MEBIBYTE
     """A larger stub that is opened only for reading is read in ranges instead of being brought back whole."""
+    hold_seconds_max: float = 3.0
+    """Writers of a file that is copied while it stays open wait no longer than this."""
     drops_pending_max: int = 4096
     """Local files that wait for the log to be synced before they are removed; past it the index is synced at once."""
     feed_events_max: int = 1_000_000

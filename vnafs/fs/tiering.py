@@ -13,13 +13,13 @@ import os
 from collections.abc import Sequence
 
 from vnafs.domain.clock import Instant
-from vnafs.domain.errors import Damaged, InvalidArgument, NotFound
-from vnafs.domain.events import EventKind
+from vnafs.domain.errors import Damaged, InvalidArgument, NotFound, Superseded
+from vnafs.domain.events import EventKind, seal_detail
 from vnafs.domain.files import Candidate, FileFacts, FileState, Proposal, Seal, Verdict, may_advance
 from vnafs.domain.ids import ROOT, Inode, Version
 from vnafs.fs.core import Change, Core
 from vnafs.fs.removal import log_missing, make_stub
-from vnafs.index import entries, keys
+from vnafs.index import entries, keys, meta
 from vnafs.index.inodes import InodeRow
 from vnafs.local.spool import is_plain, local_error
 
@@ -103,6 +103,8 @@ class Tiering:
         synced, once for all of them, before any bytes go. Raises InvalidArgument for more than EVICTIONS_MAX.
         """
         core = self._core
+        if core.superseded is not None:
+            return [Verdict.BUSY] * len(requests)
         if len(requests) > EVICTIONS_MAX:
             raise InvalidArgument(why=f"{len(requests)} evictions at once are more than {EVICTIONS_MAX}")
         with core.change() as change:
@@ -175,6 +177,19 @@ class Tiering:
         core.watcher.attributes_changed(inode)
         return Verdict.DONE
 
+    # -- copied while they stay open ------------------------------------------------------------------------
+
+    def hold(self, inode: Inode, version: Version) -> Verdict:
+        """Let writers of an OPEN file wait while its bytes are copied, for a bounded time; see `Fences`."""
+        row = self._core.find(inode)
+        if row is None or not row.is_file or row.version != version or not row.nlink:
+            return Verdict.GONE
+        return self._core.fences.hold(inode, version) if row.state is FileState.OPEN else Verdict.ILLEGAL
+
+    def let_go(self, inode: Inode, version: Version) -> Verdict:
+        """Its writers go on. GONE when they went on before, because the time was over."""
+        return self._core.fences.let_go(inode, version)
+
     # -- what is known --------------------------------------------------------------------------------------
 
     def facts(self, inode: Inode) -> FileFacts:
@@ -223,6 +238,16 @@ class Tiering:
                 if row is not None and row.state is candidate.state and row.due == candidate.due:
                     change.set(candidate.inode, row._replace(due=due))
 
+    def supersede(self, why: str) -> None:
+        """From now on, and after restarts, clients may read and change nothing. Raises StorageFailed."""
+        core = self._core
+        if core.superseded is None:
+            core.superseded = Superseded(why=why)
+            _LOG.critical("tree.superseded", extra={"why": why})
+        with core.change() as change:
+            meta.set_bytes(change.tx, meta.SUPERSEDED, why.encode())
+        core.sync()
+
     def fold(self) -> None:
         """A barrier: every change answered so far is visible to read-only readers of the namespace."""
         self._core.engine.fold()
@@ -242,7 +267,7 @@ class Tiering:
         version = row.version
         if row.state is not FileState.OPEN:
             version = Version(version + 1)
-            change.event(EventKind.VERSION, inode, version)
+            change.event(EventKind.VERSION, inode, version, detail=seal_detail(row.seal))
         local = self._core.spool.stat(inode, row.version)
         row = row._replace(state=FileState.OPEN, version=version, seal=None, due=self._core.quiet_until())
         if local is not None:

@@ -27,6 +27,7 @@ from vnafs.domain.errors import NoSpace, NotFound, RecallFailed, Refused, TooMan
 from vnafs.domain.ids import Inode
 from vnafs.fs.attributes import AttributeChanges, Attributes
 from vnafs.fs.caller import Caller
+from vnafs.fs.fences import WritersHeld
 from vnafs.fs.filesystem import Filesystem
 from vnafs.fs.recall import RangeNeeded, RecallNeeded
 from vnafs.fuse.errno import errno_of
@@ -41,6 +42,8 @@ BLOCK_BYTES = 4096
 PREFERRED_BYTES = 1 << 20
 """Of one read or write, as programs that ask st_blksize are told."""
 RECALLS_PER_OPEN_MAX = 3
+HELD_LOOK_SECONDS = 0.01
+"""Between two tries of a writer that is held."""
 UPKEEP_STEPS_MAX = 32
 """In one turn, so that upkeep never takes more than a part of the loop's time."""
 _P = ParamSpec("_P")
@@ -150,11 +153,19 @@ class Pyfuse3Engine(pyfuse3.Operations):
         """The result of a call that may need all bytes of a stub first."""
         for _ in range(RECALLS_PER_OPEN_MAX):
             try:
-                return call()
+                return await self._let_through(call)
             except RecallNeeded as needed:
                 await self._waiting(functools.partial(self._recaller.recall, needed.inode, needed.version))
                 what = needed.inode
         raise RecallFailed(what=f"inode {what}", why="it was evicted again each time")
+
+    async def _let_through(self, call: Callable[[], _R]) -> _R:
+        """The result of a call that may find writers held. The tree sees to it that they are not for long."""
+        while True:
+            try:
+                return call()
+            except WritersHeld as held:
+                await trio.sleep(min(held.seconds, HELD_LOOK_SECONDS))
 
     async def _waiting(self, bring: Callable[[], Awaitable[_R]]) -> _R:
         if self._recalls_waiting >= self._options.recalls_waiting_max:
@@ -333,7 +344,11 @@ class Pyfuse3Engine(pyfuse3.Operations):
 
     @answered
     async def write(self, fh: int, offset: int, data: bytes) -> int:
-        return self._fs.write(self._fs.handle(fh), offset, data)
+        handle = self._fs.handle(fh)
+        try:
+            return self._fs.write(handle, offset, data)
+        except WritersHeld:
+            return await self._let_through(lambda: self._fs.write(handle, offset, data))
 
     @answered
     async def flush(self, fh: int) -> None:

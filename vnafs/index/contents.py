@@ -7,12 +7,13 @@ row says where. Reads and changes happen in the caller's transaction.
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import struct
 from collections.abc import Iterator
 
 from vnafs.domain.errors import FormatUnknown
 from vnafs.domain.ids import ContentNumber, Inode, PackNumber, RepositoryId, Sha256, Span, Version
-from vnafs.index import keys
+from vnafs.index import condemned, counts, keys
 from vnafs.index.engine import Reader, Transaction, prefix_stop
 
 _RECORD = struct.Struct(">B32sQQQQI")
@@ -55,18 +56,36 @@ def add(tx: Transaction, content: Content) -> None:
         )
         + b"".join(_NUMBER.pack(pack) for pack in content.leans_on),
     )
+    make_findable(tx, content)
+    counts.add(tx, counts.CONTENTS, 1, content.size_bytes)
+
+
+def make_findable(tx: Transaction, content: Content) -> None:
+    """Write the rows that derive from a content's own."""
     add_hash(tx, keys.Hashed.CONTENT, content.sha256, content.number)
     for pack in content.leans_on:
         tx.put(keys.leaning(pack, content.number), b"")
 
 
+def remove(tx: Transaction, content: Content) -> None:
+    """Forget a content, and which files are it."""
+    tx.delete(keys.content(content.number))
+    drop_hash(tx, keys.Hashed.CONTENT, content.sha256, content.number)
+    for pack in content.leans_on:
+        tx.delete(keys.leaning(pack, content.number))
+    for inode, version in list(uses(tx, content.number)):
+        drop_use(tx, content.number, inode, version)
+    counts.add(tx, counts.CONTENTS, -1, -content.size_bytes)
+
+
 def get(reader: Reader, number: ContentNumber) -> Content | None:
     """The content with that number."""
     row = reader.get(keys.content(number))
-    return None if row is None else _decode(number, row)
+    return None if row is None else decode(number, row)
 
 
-def _decode(number: ContentNumber, row: bytes) -> Content:
+def decode(number: ContentNumber, row: bytes) -> Content:
+    """The content of a row. Raises FormatUnknown for one that a newer program wrote."""
     if row[0] > _VERSION:
         raise FormatUnknown(what="a content record", found=row[0], known=_VERSION)
     _, sha256, size, repository, home, offset, length = _RECORD.unpack_from(row)
@@ -75,18 +94,28 @@ def _decode(number: ContentNumber, row: bytes) -> Content:
 
 
 def find(reader: Reader, sha256: Sha256, repository: RepositoryId) -> Content | None:
-    """The repository's content with exactly that hash."""
+    """The repository's content with exactly that hash; one whose packs are condemned only if there is no other."""
+    found: Content | None = None
     for number in hash_numbers(reader, keys.Hashed.CONTENT, sha256):
         content = get(reader, ContentNumber(number))
         if content is not None and content.sha256 == sha256 and content.repository == repository:
-            return content
-    return None
+            if found is None:
+                found = content
+            elif condemned.any_of(reader, found.packs()):
+                return content
+    return found
 
 
 def of_pack(reader: Reader, first: ContentNumber, count: int) -> Iterator[Content]:
     """The contents at home in a pack, by the run of numbers its row names."""
     for key, row in reader.scan(keys.content(first), keys.content(ContentNumber(first + count))):
-        yield _decode(ContentNumber(keys.number_of(key)), row)
+        yield decode(ContentNumber(keys.number_of(key)), row)
+
+
+def every(reader: Reader) -> Iterator[Content]:
+    """All contents, in order of number."""
+    for key, row in reader.scan(keys.CONTENTS, prefix_stop(keys.CONTENTS)):
+        yield decode(ContentNumber(keys.number_of(key)), row)
 
 
 def leaning_on(reader: Reader, pack: PackNumber) -> Iterator[ContentNumber]:
@@ -122,6 +151,14 @@ def uses(reader: Reader, number: ContentNumber) -> Iterator[tuple[Inode, Version
         yield inode, version
 
 
+def uses_from(
+    reader: Reader, start: tuple[ContentNumber, Inode, Version], limit: int
+) -> list[tuple[ContentNumber, Inode, Version]]:
+    """At most *limit* uses of any content from *start* on, in order."""
+    rows = itertools.islice(reader.scan(keys.use(*start), prefix_stop(keys.USES)), limit)
+    return [keys.use_of(key) for key, _ in rows]
+
+
 # -- hashes to numbers ---------------------------------------------------------------------------------------
 
 
@@ -136,3 +173,13 @@ def add_hash(tx: Transaction, kind: keys.Hashed, digest: Sha256, number: int) ->
     key = keys.hashed(kind, digest)
     row = tx.get(key) or b""
     tx.put(key, row + _NUMBER.pack(number))
+
+
+def drop_hash(tx: Transaction, kind: keys.Hashed, digest: Sha256, number: int) -> None:
+    """Take a number out from under a hash."""
+    key = keys.hashed(kind, digest)
+    left = [other for other in hash_numbers(tx, kind, digest) if other != number]
+    if left:
+        tx.put(key, b"".join(map(_NUMBER.pack, left)))
+    else:
+        tx.delete(key)

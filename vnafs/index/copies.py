@@ -14,7 +14,7 @@ from vnafs.domain.clock import Instant
 from vnafs.domain.copies import CopyState, VerifiedBy
 from vnafs.domain.errors import FormatUnknown
 from vnafs.domain.ids import PackNumber
-from vnafs.index import keys
+from vnafs.index import counts, keys, packs, targets
 from vnafs.index.engine import Reader, Transaction, prefix_stop
 
 _RECORD = struct.Struct(">BBBQ")
@@ -45,6 +45,7 @@ class Transfer:
 
 def put(tx: Transaction, copy: PackCopy) -> None:
     """Record what is known of one pack on one target."""
+    _count(tx, copy.pack, copy.target, becomes=copy.state is CopyState.VERIFIED)
     tx.put(
         keys.copy(copy.pack, copy.target),
         _RECORD.pack(_VERSION, copy.state, copy.verified_by, copy.verified),
@@ -65,7 +66,24 @@ def of_pack(reader: Reader, pack: PackNumber) -> list[PackCopy]:
 
 def remove(tx: Transaction, pack: PackNumber, target: int) -> None:
     """Forget a pack's copy on a target."""
+    _count(tx, pack, target, becomes=False)
     tx.delete(keys.copy(pack, target))
+
+
+def _count(tx: Transaction, number: PackNumber, target: int, *, becomes: bool) -> None:
+    held = {c.target for c in of_pack(tx, number) if c.state is CopyState.VERIFIED}
+    if (target in held) is becomes:
+        return
+    pack = packs.get(tx, number)
+    if pack is None:
+        return  # not counted either
+    sign = 1 if becomes else -1
+    counts.add(tx, counts.verified(target), sign, sign * pack.size_bytes)
+    counted = targets.current(tx).keys()
+    if target in counted:
+        before = len(held & counted)
+        counts.add(tx, counts.held(before), -1, -pack.size_bytes)
+        counts.add(tx, counts.held(before + sign), 1, pack.size_bytes)
 
 
 def verified_on(reader: Reader, packs: Iterable[PackNumber]) -> dict[int, Instant]:
@@ -87,12 +105,18 @@ def verified_on(reader: Reader, packs: Iterable[PackNumber]) -> dict[int, Instan
 
 def enqueue(tx: Transaction, transfer: Transfer) -> None:
     """Ask for a transfer."""
-    tx.put(keys.transfer(transfer.target, transfer.due, transfer.pack), _ATTEMPTS.pack(transfer.attempts))
+    key = keys.transfer(transfer.target, transfer.due, transfer.pack)
+    if tx.get(key) is None:
+        counts.add(tx, counts.waiting(transfer.target), 1)
+    tx.put(key, _ATTEMPTS.pack(transfer.attempts))
 
 
 def dequeue(tx: Transaction, transfer: Transfer) -> None:
     """The transfer is done, or was asked for again with another due time."""
-    tx.delete(keys.transfer(transfer.target, transfer.due, transfer.pack))
+    key = keys.transfer(transfer.target, transfer.due, transfer.pack)
+    if tx.get(key) is not None:
+        counts.add(tx, counts.waiting(transfer.target), -1)
+        tx.delete(key)
 
 
 def transfers(reader: Reader, target: int) -> Iterator[Transfer]:

@@ -20,6 +20,7 @@ _HEAD = struct.Struct(">BQ")  # record version in the upper four bits, type in t
 _HEAD_BYTES = _HEAD.size
 _RECORD_VERSION = 1
 _VERSION_BITS = _RECORD_VERSION << 4
+_make = tuple.__new__
 COOKIE_FIRST = 16
 """Smaller cookies stand for `.` and `..`."""
 
@@ -58,8 +59,11 @@ def kind_of(mode: int) -> int:
 def find(reader: Reader, parent: Inode, name: bytes) -> Entry | None:
     """What *name* leads to in *parent*, or None."""
     value = reader.get(keys.entry(parent, name))
-    if value is None:
-        return None
+    return None if value is None else decode(value)
+
+
+def decode(value: bytes) -> Entry:
+    """What an E row says. Raises FormatUnknown, Damaged."""
     kind, inode = _head(value)
     return Entry(inode, int.from_bytes(value[_HEAD_BYTES:], "big"), kind)
 
@@ -81,9 +85,10 @@ def delete(tx: Transaction, parent: Inode, name: bytes, entry: Entry) -> None:
 def listing(reader: Reader, parent: Inode, after: int = 0) -> Iterator[Place]:
     """The places of a directory past cookie *after*, in order of creation; lazily."""
     start = keys.cookie(parent, max(after + 1, COOKIE_FIRST))
+    cookie_of = keys.number_of
     for key, value in reader.scan(start, prefix_stop(keys.cookies(parent))):
         kind, inode = _head(value)
-        yield Place(keys.number_of(key), bytes(value[_HEAD_BYTES:]), inode, kind)
+        yield _make(Place, (cookie_of(key), value[_HEAD_BYTES:], inode, kind))
 
 
 def name_at(reader: Reader, parent: Inode, cookie: int, inode: Inode) -> bytes | None:

@@ -116,6 +116,11 @@ def set_cursor(tx: Transaction, follower: str, cursor: int) -> None:
     meta.set_int(tx, f"cursor.{follower}", cursor)
 
 
+def append(tx: Transaction, event: Event) -> None:
+    """Add an event to this transaction, where there are few: the last number is looked up each time."""
+    tx.put(keys.feed(end(tx)), encode(event))
+
+
 def encode(event: Event) -> bytes:
     """One event; a change of state takes about ten bytes, a name some fifteen more than its own length."""
     head = int(event.kind)

@@ -23,7 +23,7 @@ Store environment (sole writer: tierd)
 
 | key                        | value                  | why                                                           |
 |----------------------------|------------------------|---------------------------------------------------------------|
-| M name                     | bytes                  | schema, next numbers, cursors                                 |
+| M name                     | bytes                  | schema, counts, cursors                                       |
 | C content8                 | content record         | SHA-256, size, home pack, where its recipe lies, other packs  |
 | H kind1 sha8               | numbers                | first 8 bytes of a hash to contents or pieces, checked after  |
 | P piece8                   | piece record           | where a piece that may be shared is stored                    |
@@ -34,6 +34,8 @@ Store environment (sole writer: tierd)
 | B pack8 content8           | nothing                | contents at home elsewhere that need this pack                |
 | T target8 due8 pack8       | attempts               | transfers to do                                               |
 | G target8                  | target record          | name, identity, capabilities                                  |
+| W inode8                   | protection record      | copies of a file that stays open, as it was at some moment    |
+| Z pack8                    | packid16               | packs that were given up; their objects are to be removed     |
 | F seq8                     | event                  | the feed                                                      |
 """
 
@@ -113,6 +115,14 @@ INODES = b"I"
 def entry(parent: Inode, name: bytes) -> bytes:
     """E: one name in a directory."""
     return _one(b"E", parent) + name
+
+
+def entry_of(key: bytes) -> tuple[Inode, bytes]:
+    """The parent and name of an E row."""
+    return Inode(int.from_bytes(key[1:9], "big")), bytes(key[9:])
+
+
+ENTRIES = b"E"
 
 
 def entries(parent: Inode) -> bytes:
@@ -214,6 +224,9 @@ def piece(number: PieceNumber) -> bytes:
     return _one(b"P", number)
 
 
+PIECES = b"P"
+
+
 def use(number: ContentNumber, file: Inode, version: Version) -> bytes:
     """N: one file that is this content."""
     return _THREE.pack(b"N", number, file, version)
@@ -222,6 +235,9 @@ def use(number: ContentNumber, file: Inode, version: Version) -> bytes:
 def uses(number: ContentNumber) -> bytes:
     """N: prefix of all files that are this content."""
     return _one(b"N", number)
+
+
+USES = b"N"
 
 
 def use_of(key: bytes) -> tuple[ContentNumber, Inode, Version]:
@@ -285,3 +301,19 @@ def target(number: int) -> bytes:
 
 
 TARGETS = b"G"
+
+
+def condemned(number: PackNumber) -> bytes:
+    """Z: one pack that was given up."""
+    return _one(b"Z", number)
+
+
+CONDEMNED = b"Z"
+
+
+def protection(number: Inode) -> bytes:
+    """W: one file that stays open."""
+    return _one(b"W", number)
+
+
+PROTECTIONS = b"W"

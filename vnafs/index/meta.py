@@ -13,6 +13,14 @@ from vnafs.index import keys
 from vnafs.index.engine import Reader, Transaction
 
 SCHEMA = "schema"
+ARCHIVE_ID = "archive_id"
+"""16 random bytes: names the archive in packs and, as fsid, in NFS exports."""
+EPOCH = "epoch"
+"""Rises whenever an archive goes on from an older state, so that no inode number is ever used twice."""
+INODE_RANGE = "inode_range_end"
+COOKIE_RANGE = "cookie_range_end"
+SUPERSEDED = "superseded"
+"""Why nothing may be changed any more: targets have gone on without this index."""
 
 _U64 = struct.Struct(">Q")
 

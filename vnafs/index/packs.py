@@ -8,12 +8,14 @@ from collections.abc import Iterator
 
 from vnafs.domain.clock import Instant
 from vnafs.domain.errors import FormatUnknown
-from vnafs.domain.ids import ContentNumber, PackId, PackNumber, RepositoryId, Sha256
-from vnafs.index import keys
+from vnafs.domain.events import Event, EventKind
+from vnafs.domain.ids import ContentNumber, Inode, PackId, PackNumber, PieceNumber, RepositoryId, Sha256, Version
+from vnafs.index import condemned, counts, feeds, keys
 from vnafs.index.engine import Reader, Transaction, prefix_stop
 
-_RECORD = struct.Struct(">B16s32sQQIQQI?")
-_VERSION = 1
+_RECORDS = {1: struct.Struct(">B16s32sQQIQQI?"), 2: struct.Struct(">B16s32sQQIQQI?QI")}
+"""The second version says which pieces' numbers are the pack's own."""
+_VERSION = 2
 _NUMBER = struct.Struct(">Q")
 
 
@@ -34,13 +36,25 @@ class Pack:
     """Its file is still in the pack folder on the local disk."""
     leans_on: tuple[PackNumber, ...]
     """Other packs that some content at home here needs."""
+    pieces_first: PieceNumber = PieceNumber(0)
+    pieces_count: int = 0
+    """0 also where it is not known."""
 
 
 def put(tx: Transaction, pack: Pack) -> None:
-    """Store a pack's row, new or changed."""
+    """Store a pack's row, new or changed; nothing is known yet of the copies of a new one."""
+    before = get(tx, pack.number)
+    if before is None:
+        counts.add(tx, counts.PACKS, 1, pack.size_bytes)
+        counts.add(tx, counts.held(0), 1, pack.size_bytes)
+        feeds.append(tx, Event(EventKind.PACKED, Inode(0), Version(0), detail=pack.number))
+    was_local = before is not None and before.local
+    if was_local != pack.local:
+        sign = 1 if pack.local else -1
+        counts.add(tx, counts.LOCAL, sign, sign * pack.size_bytes)
     tx.put(
         keys.pack(pack.number),
-        _RECORD.pack(
+        _RECORDS[_VERSION].pack(
             _VERSION,
             pack.id,
             pack.sha256,
@@ -51,10 +65,23 @@ def put(tx: Transaction, pack: Pack) -> None:
             pack.contents_first,
             pack.contents_count,
             pack.local,
+            pack.pieces_first,
+            pack.pieces_count,
         )
         + b"".join(_NUMBER.pack(number) for number in pack.leans_on),
     )
     tx.put(keys.pack_id(pack.id), _NUMBER.pack(pack.number))
+
+
+def remove(tx: Transaction, pack: Pack) -> None:
+    """Forget a pack of which no copy is known any more (`copies.remove`)."""
+    counts.add(tx, counts.PACKS, -1, -pack.size_bytes)
+    counts.add(tx, counts.held(0), -1, -pack.size_bytes)
+    if pack.local:
+        counts.add(tx, counts.LOCAL, -1, -pack.size_bytes)
+    tx.delete(keys.pack(pack.number))
+    tx.delete(keys.pack_id(pack.id))
+    feeds.append(tx, Event(EventKind.FORGOTTEN, Inode(0), Version(0), detail=pack.number))
 
 
 def get(reader: Reader, number: PackNumber) -> Pack | None:
@@ -64,10 +91,12 @@ def get(reader: Reader, number: PackNumber) -> Pack | None:
 
 
 def _decode(number: PackNumber, row: bytes) -> Pack:
-    if row[0] > _VERSION:
+    layout = _RECORDS.get(row[0])
+    if layout is None:
         raise FormatUnknown(what="a pack record", found=row[0], known=_VERSION)
-    _, identity, sha256, size, repository, retention, closed, first, count, local = _RECORD.unpack_from(row)
-    leans_on = tuple(PackNumber(n) for (n,) in _NUMBER.iter_unpack(row[_RECORD.size :]))
+    _, identity, sha256, size, repository, retention, closed, first, count, local, *own = layout.unpack_from(row)
+    leans_on = tuple(PackNumber(n) for (n,) in _NUMBER.iter_unpack(row[layout.size :]))
+    pieces_first, pieces_count = own or (0, 0)
     return Pack(
         number,
         PackId(identity),
@@ -80,6 +109,8 @@ def _decode(number: PackNumber, row: bytes) -> Pack:
         count,
         local,
         leans_on,
+        PieceNumber(pieces_first),
+        pieces_count,
     )
 
 
@@ -98,5 +129,5 @@ def every(reader: Reader, *, after: PackNumber = PackNumber(0)) -> Iterator[Pack
 def last_number(reader: Reader) -> PackNumber:
     """The highest pack number given out so far, 0 when there is none."""
     for key, _ in reader.scan(keys.PACKS, prefix_stop(keys.PACKS), reverse=True):
-        return PackNumber(keys.number_of(key))
-    return PackNumber(0)
+        return max(PackNumber(keys.number_of(key)), condemned.last_number(reader))
+    return condemned.last_number(reader)

@@ -51,11 +51,24 @@ def find(reader: Reader, sha256: Sha256) -> list[Piece]:
     found = []
     for number in contents.hash_numbers(reader, keys.Hashed.PIECE, sha256):
         row = reader.get(keys.piece(PieceNumber(number)))
-        if row is None:
-            continue
-        if row[0] > _VERSION:
-            raise FormatUnknown(what="a piece record", found=row[0], known=_VERSION)
-        _, pack, offset, stored, raw, codec, kind, digest = _RECORD.unpack(row)
-        if digest == sha256:
-            found.append(Piece(PackNumber(pack), offset, stored, raw, Codec(codec), PieceKind(kind), Sha256(digest)))
+        if row is not None and (piece := decode(row)).sha256 == sha256:
+            found.append(piece)
     return found
+
+
+def remove_run(tx: Transaction, first: PieceNumber, count: int) -> None:
+    """Forget the pieces of one pack, by the run of numbers its row names."""
+    for number in range(first, first + count):
+        key = keys.piece(PieceNumber(number))
+        row = tx.get(key)
+        if row is not None:
+            contents.drop_hash(tx, keys.Hashed.PIECE, decode(row).sha256, number)
+            tx.delete(key)
+
+
+def decode(row: bytes) -> Piece:
+    """The piece of a row. Raises FormatUnknown for one that a newer program wrote."""
+    if row[0] > _VERSION:
+        raise FormatUnknown(what="a piece record", found=row[0], known=_VERSION)
+    _, pack, offset, stored, raw, codec, kind, digest = _RECORD.unpack(row)
+    return Piece(PackNumber(pack), offset, stored, raw, Codec(codec), PieceKind(kind), Sha256(digest))

@@ -9,7 +9,6 @@ Directories are filled in sequence (`inode >> 12`): ext4 then creates files abou
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import errno
 import logging
 import os
@@ -49,21 +48,6 @@ def fsync_directory(path: str) -> None:
     descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def sync_file_system(path: str) -> None:
-    """Put everything written to the file system of *path* so far on stable storage (syncfs(2)). Raises OSError.
-
-    One call for many files: each fdatasync of its own would flush the disk's cache again.
-    """
-    libc = ctypes.CDLL(None, use_errno=True)
-    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        if libc.syncfs(descriptor) != 0:
-            number = ctypes.get_errno()
-            raise OSError(number, os.strerror(number))
     finally:
         os.close(descriptor)
 

@@ -41,14 +41,17 @@ class Watermarks:
 
     high_bytes: int
     low_bytes: int
+    limit_bytes: int
+    """What is brought back never takes the disk above this: the reserve is for what has no copy yet."""
 
 
-def watermarks(folder: str, *, high_percent: float, low_percent: float) -> tuple[int, Watermarks]:
+def watermarks(folder: str, *, high_percent: float, low_percent: float, reserve_bytes: int) -> tuple[int, Watermarks]:
     """Bytes in use on the disk of *folder*, and its marks."""
     status = os.statvfs(folder)
     size = (status.f_blocks - status.f_bfree + status.f_bavail) * status.f_frsize
     used = (status.f_blocks - status.f_bfree) * status.f_frsize
-    return used, Watermarks(int(size * high_percent / 100), int(size * low_percent / 100))
+    limit = max(0, size - reserve_bytes)
+    return used, Watermarks(int(size * high_percent / 100), int(size * low_percent / 100), limit)
 
 
 class Evictor:

@@ -10,10 +10,11 @@ import itertools
 
 from vnafs.domain.clock import Instant
 from vnafs.domain.errors import NotFound
+from vnafs.domain.events import Event
 from vnafs.domain.files import Candidate, FileFacts, FileState
 from vnafs.domain.ids import ROOT, Inode, RepositoryId
 from vnafs.domain.repositories import Repository
-from vnafs.index import entries, inodes, keys, queue, repositories, xattrs
+from vnafs.index import entries, feeds, inodes, keys, queue, repositories, xattrs
 from vnafs.index.engine import Engine, Reader
 
 PATH_DEPTH_MAX = 4096
@@ -59,6 +60,11 @@ class Namespace:
         with self._engine.read() as reader:
             return _facts(inode, _row(reader, inode))
 
+    def row(self, inode: Inode) -> inodes.InodeRow:
+        """One inode's row. Raises NotFound."""
+        with self._engine.read() as reader:
+            return _row(reader, inode)
+
     def described(self, inode: Inode) -> Described:
         """One file with what a pack says of it. Raises NotFound."""
         with self._engine.read() as reader:
@@ -69,6 +75,16 @@ class Namespace:
                 for name in xattrs.names(reader, inode):
                     tags[name] = xattrs.find(reader, inode, name) or b""
             return Described(_facts(inode, row), row, path, tags)
+
+    def events(self, cursor: int, limit: int) -> list[tuple[int, Event]]:
+        """What changed from number *cursor* on. Raises CursorBehind, CursorAhead."""
+        with self._engine.read() as reader:
+            return feeds.read_from(reader, cursor, limit)
+
+    def feed_end(self) -> int:
+        """The number that the next change will get."""
+        with self._engine.read() as reader:
+            return feeds.end(reader)
 
     def repository(self, number: RepositoryId) -> Repository:
         """One repository. Raises NotFound."""

@@ -11,7 +11,7 @@ import dataclasses
 import hashlib
 import os
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 from vnafs.content import codecs, packfile, splitters
 from vnafs.domain.clock import Clock
@@ -21,7 +21,7 @@ from vnafs.domain.files import Seal
 from vnafs.domain.ids import PackId, PackNumber, RepositoryId, Sha256, new_pack_id
 from vnafs.domain.recipes import PIECE_LOOKUP_BYTES_MIN, Cut, PieceRef, Recipe
 from vnafs.domain.repositories import Repository
-from vnafs.index import contents, packs, pieces
+from vnafs.index import condemned, contents, packs, pieces
 from vnafs.index.engine import Engine
 from vnafs.pipeline.domains import Domain, File, FilledPack, Pending
 from vnafs.pipeline.record import Recorder
@@ -41,7 +41,10 @@ class PackerSettings:
 
 
 class Packer:
-    """Takes sealed bytes from many threads."""
+    """Takes sealed bytes from many threads.
+
+    *wait_for_room* returns when there may be more packs; asked in the middle of large files only.
+    """
 
     def __init__(
         self,
@@ -49,12 +52,14 @@ class Packer:
         recorder: Recorder,
         settings: PackerSettings,
         *,
+        wait_for_room: Callable[[], None],
         clock: Clock,
         faults: Faults,
     ) -> None:
         self._store = store
         self._recorder = recorder
         self._settings = settings
+        self._wait_for_room = wait_for_room
         self._clock = clock
         self._faults = faults
         self._domains: dict[tuple[RepositoryId, int], Domain] = {}
@@ -69,13 +74,40 @@ class Packer:
 
         Raises NoSpace when the local disk has no room for packs, StorageFailed.
         """
+        return self._take(reading, repository, hints, is_sealed=True)
+
+    def keep(self, reading: Reading, repository: Repository, hints: packfile.FileHints) -> Seal | None:
+        """Take bytes that are no sealed version's: they become a content, and the tree is told nothing.
+
+        Raises as `add`; `has` and the store say what became of them.
+        """
+        return self._take(reading, repository, hints, is_sealed=False)
+
+    def has(self, sha256: Sha256, repository: RepositoryId) -> bool:
+        """Whether a content is in a pack that is not recorded yet."""
+        with self._lock:
+            domains = [domain for domain in self._domains.values() if domain.repository.id == repository]
+        for domain in domains:
+            with domain.lock:
+                if self._pending_content(domain, sha256) is not None:
+                    return True
+        return False
+
+    def _take(
+        self, reading: Reading, repository: Repository, hints: packfile.FileHints, *, is_sealed: bool
+    ) -> Seal | None:
+        candidate = reading.candidate
+
+        def files(seal: Seal) -> list[File]:
+            return [File(candidate.inode, candidate.version, seal)] if is_sealed else []
+
         domain = self._domain(repository)
         if reading.size_bytes <= WINDOW_BYTES:
             view = reading.whole()
             seal = reading.finish()
             if seal is None:
                 return None
-            if self._reuse(domain, File(reading.candidate.inode, reading.candidate.version, seal)):
+            if self._reuse(domain, seal.sha256, files(seal)):
                 return seal
             examined = splitters.examine(view)
             alone = seal.sha256 if len(examined.cuts) == 1 else None
@@ -88,6 +120,7 @@ class Packer:
             looked = splitters.examine_file(reading.descriptor, reading.size_bytes)
             refs = []
             for cut in looked.cuts:
+                self._wait_for_room()
                 raw = reading.read(cut.length_bytes)
                 if len(raw) < cut.length_bytes:
                     return None  # it became shorter; what is in the pack already is nobody's
@@ -96,28 +129,44 @@ class Packer:
             if seal is None:
                 return None
             hints = dataclasses.replace(hints, dicom=looked.facts)
-        file = File(reading.candidate.inode, reading.candidate.version, seal)
-        self._content(domain, Recipe(seal.sha256, reading.size_bytes, tuple(refs)), file, hints)
+        self._content(domain, Recipe(seal.sha256, reading.size_bytes, tuple(refs)), files(seal), hints)
         return seal
+
+    def filling_bytes(self) -> int:
+        """Of packs that have no row yet."""
+        with self._lock:
+            domains = list(self._domains.values())
+        filling = 0
+        for domain in domains:
+            with domain.lock:
+                filling += sum(pack.writer.size_bytes for pack in (*domain.closing.values(), domain.open) if pack)
+        return filling
 
     def _domain(self, repository: Repository) -> Domain:
         with self._lock:
             return self._domains.setdefault((repository.id, repository.retention_class), Domain(repository))
 
-    def _reuse(self, domain: Domain, file: File) -> bool:
+    def _reuse(self, domain: Domain, sha256: Sha256, files: list[File]) -> bool:
         """Whether the repository has this content already, recorded or in a pack still open."""
         with domain.lock:
-            for pack in (*domain.closing.values(), domain.open):
-                pending = pack.contents.get(file.seal.sha256) if pack is not None else None
-                if pending is not None:
-                    pending.files.append(file)
-                    return True
+            pending = self._pending_content(domain, sha256)
+            if pending is not None:
+                pending.files.extend(files)
+                return True
             with self._store.read() as reader:
-                known = contents.find(reader, file.seal.sha256, domain.repository.id)
-        if known is None:
-            return False
-        self._recorder.reuse(known.number, file)
+                known = contents.find(reader, sha256, domain.repository.id)
+                if known is None or condemned.any_of(reader, known.packs()):
+                    return False
+        for file in files:
+            self._recorder.reuse(known.number, file)
         return True
+
+    @staticmethod
+    def _pending_content(domain: Domain, sha256: Sha256) -> Pending | None:
+        for pack in (*domain.closing.values(), domain.open):
+            if pack is not None and sha256 in pack.contents:
+                return pack.contents[sha256]
+        return None
 
     def _piece(self, domain: Domain, raw: bytes | memoryview, cut: Cut, known_sha256: Sha256 | None) -> PieceRef:
         sha256 = known_sha256 or Sha256(hashlib.sha256(raw).digest())
@@ -148,7 +197,8 @@ class Packer:
             with self._store.read() as reader:
                 for piece in pieces.find(reader, sha256):
                     home = packs.get(reader, piece.pack)
-                    if home is not None and home.repository == domain.repository.id:
+                    fits = home is not None and home.repository == domain.repository.id
+                    if home is not None and fits and condemned.find(reader, piece.pack) is None:
                         return PieceRef(
                             home.id,
                             piece.offset,
@@ -167,17 +217,17 @@ class Packer:
                 return pack.pieces[sha256]
         return None
 
-    def _content(self, domain: Domain, recipe: Recipe, file: File, hints: packfile.FileHints) -> None:
+    def _content(self, domain: Domain, recipe: Recipe, files: list[File], hints: packfile.FileHints) -> None:
         with domain.lock:
             pack = self._pack(domain)
             pending = pack.contents.get(recipe.sha256)
             if pending is not None:
-                pending.files.append(file)
+                pending.files.extend(files)
                 return
             leans_on = tuple(sorted(self._numbers(domain, recipe.packs() - {pack.writer.id})))
             with self._appending(domain):
                 span = pack.writer.append_content(recipe, hints)
-            pack.contents[recipe.sha256] = Pending(recipe, span, leans_on, [file])
+            pack.contents[recipe.sha256] = Pending(recipe, span, leans_on, files)
             full = self._detach_full(domain)
         if full:
             self._recorder.close(domain)

@@ -16,6 +16,7 @@ import logging
 import os
 import queue
 import threading
+import time
 from collections.abc import Callable, Iterator
 
 from vnafs.content import packfile
@@ -59,13 +60,15 @@ class _Ranged:
     offsets: list[int]
     present: set[int]
     lock: threading.Lock
+    held_bytes: int = 0
+    """What its pieces take of the local disk."""
     forgotten: bool = False
 
 
 class Recaller:
     """Brings contents back into the staging folder. Several threads at once.
 
-    *make_room* is asked for room on the local disk before bytes are brought.
+    *taking_room* makes room on the local disk and takes it while bytes are brought; it raises NoSpace.
     """
 
     def __init__(
@@ -74,7 +77,8 @@ class Recaller:
         shelf: Shelf,
         folder: str,
         *,
-        make_room: Callable[[int], None],
+        taking_room: Callable[[int], contextlib.AbstractContextManager[None]],
+        parts_bytes_max: int,
         clock: Clock,
         faults: Faults,
         fatal: Callable[[BaseException], None],
@@ -82,7 +86,9 @@ class Recaller:
         self._store = store
         self._shelf = shelf
         self._folder = folder
-        self._make_room = make_room
+        self._taking_room = taking_room
+        self._parts_bytes_max = parts_bytes_max
+        self._parts_bytes = 0
         self._clock = clock
         self._faults = faults
         self._fatal = fatal
@@ -93,6 +99,7 @@ class Recaller:
         self._ahead: queue.Queue[packs.Pack | None] = queue.Queue(maxsize=AHEAD_MAX)
         self._run_id = os.urandom(4).hex()
         self._serial = 0
+        self._stopping = False
         self._staged: dict[str, float] = {}
         os.makedirs(folder, mode=0o700, exist_ok=True)
         for name in os.listdir(folder):
@@ -107,17 +114,22 @@ class Recaller:
         for thread in self._threads:
             thread.start()
 
-    def stop(self) -> None:
-        """End the threads that fetch ahead; one that hangs on a target ends with the process."""
+    def ask_to_stop(self) -> None:
+        """Let the threads that fetch ahead end; what waits to be fetched is not wanted any more."""
         if not self._threads[0].is_alive():
             return
+        self._stopping = True
         for _ in self._threads:
-            try:
-                self._ahead.put(None, timeout=1)
-            except queue.Full:
-                return
+            with contextlib.suppress(queue.Full):
+                self._ahead.put_nowait(None)
+
+    def join(self, seconds_max: float) -> bool:
+        """Wait for their end; whether that came. One that hangs on a target ends with the process."""
+        until = time.monotonic() + seconds_max
         for thread in self._threads:
-            thread.join(timeout=5)
+            if thread.is_alive():
+                thread.join(max(0.0, until - time.monotonic()))
+        return not any(thread.is_alive() for thread in self._threads)
 
     # -- whole files -------------------------------------------------------------------------------------------
 
@@ -136,9 +148,9 @@ class Recaller:
 
     def _stage(self, path: str, recipe: Recipe) -> None:
         for attempt in range(ROOM_ATTEMPTS_MAX):
-            self._make_room(recipe.size_bytes)
             try:
-                self._write(path, recipe)
+                with self._taking_room(recipe.size_bytes):
+                    self._write(path, recipe)
             except NoSpace:  # others took the room that was made
                 if attempt == ROOM_ATTEMPTS_MAX - 1:
                     raise
@@ -300,7 +312,11 @@ class Recaller:
             with ranged.lock:
                 if ranged.forgotten:
                     continue
-                self._bring(ranged, [number for number in wanted if number not in ranged.present])
+                missing = [number for number in wanted if number not in ranged.present]
+                if not self._may_grow(ranged, missing):
+                    self._forget(ranged)
+                    continue
+                self._bring(ranged, missing)
             end = ranged.offsets[wanted[-1]] + ranged.recipe.pieces[wanted[-1]].raw_bytes if wanted else stop
             return ranged.path, end
         raise RecallFailed(what=f"inode {inode} version {version}", why="too many large files are read at once")
@@ -309,9 +325,9 @@ class Recaller:
         """Put pieces where they belong; one counts as present only when all of it is. Needs the range's lock."""
         if not missing:
             return
-        self._make_room(sum(ranged.recipe.pieces[number].raw_bytes for number in missing))
+        taking = self._taking_room(sum(ranged.recipe.pieces[number].raw_bytes for number in missing))
         try:
-            with open(ranged.path, "r+b", buffering=0) as file:
+            with taking, open(ranged.path, "r+b", buffering=0) as file:
                 for number in missing:
                     raw = memoryview(self._piece(ranged.recipe.pieces[number]))
                     offset = ranged.offsets[number]
@@ -319,8 +335,39 @@ class Recaller:
                         done = os.pwrite(file.fileno(), raw, offset)
                         raw, offset = raw[done:], offset + done
                     ranged.present.add(number)
+                    with self._lock:
+                        ranged.held_bytes += ranged.recipe.pieces[number].raw_bytes
+                        self._parts_bytes += ranged.recipe.pieces[number].raw_bytes
         except OSError as problem:
             raise local_error(problem, "staging a part of a file") from problem
+
+    def _may_grow(self, ranged: _Ranged, missing: list[int]) -> bool:
+        """Keep all parts together within their limit: the longest unused go first, at last this one. Needs its lock."""
+        wanted = sum(ranged.recipe.pieces[number].raw_bytes for number in missing)
+        for other in self._others(ranged):
+            if self._parts_bytes + wanted <= self._parts_bytes_max:
+                break
+            if other.lock.acquire(blocking=False):  # one that is being read is in use
+                try:
+                    self._forget(other)
+                finally:
+                    other.lock.release()
+        return not wanted or not ranged.held_bytes or self._parts_bytes + wanted <= self._parts_bytes_max
+
+    def _others(self, ranged: _Ranged) -> list[_Ranged]:
+        with self._lock:
+            return [other for other in self._ranged.values() if other is not ranged]
+
+    def _forget(self, ranged: _Ranged) -> None:
+        """Needs the range's lock."""
+        with self._lock:
+            for key in [key for key, known in self._ranged.items() if known is ranged]:
+                del self._ranged[key]
+            self._parts_bytes -= ranged.held_bytes
+            ranged.held_bytes = 0
+        ranged.forgotten = True
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(ranged.path)
 
     def _range(self, inode: Inode, version: Version, sha256: Sha256, repository: RepositoryId) -> _Ranged:
         with self._lock:
@@ -350,36 +397,33 @@ class Recaller:
             found = self._ranged[inode, version]
         for ranged in forgotten:
             with ranged.lock:
-                _forget(ranged)
+                self._forget(ranged)
         return found
+
+    def forget_recipes(self) -> None:
+        """Some contents are not where they were."""
+        with self._lock:
+            self._recipes.clear()
 
     def shed(self) -> None:
         """Let the parts of large files go that nobody asks for at this moment: the local disk is short of room."""
         with self._lock:
-            idle = [key for key, ranged in self._ranged.items() if ranged.lock.acquire(blocking=False)]
-            ranges = [self._ranged.pop(key) for key in idle]
-        for ranged in ranges:
-            _forget(ranged)
+            idle = [ranged for ranged in self._ranged.values() if ranged.lock.acquire(blocking=False)]
+        for ranged in idle:
+            self._forget(ranged)
             ranged.lock.release()
 
     # -- ahead -------------------------------------------------------------------------------------------------
 
     def _fetch_ahead(self) -> None:
         try:
-            while (pack := self._ahead.get()) is not None:
+            while (pack := self._ahead.get()) is not None and not self._stopping:
                 try:
                     self._shelf.fetch(pack)
                 except VnaError as problem:
                     log.warning("recall.ahead_failed", extra={"pack": pack.id.hex(), "why": str(problem)})
         except BaseException as problem:
             self._fatal(problem)
-
-
-def _forget(ranged: _Ranged) -> None:
-    """Needs the range's lock."""
-    ranged.forgotten = True
-    with contextlib.suppress(FileNotFoundError):
-        os.unlink(ranged.path)
 
 
 @contextlib.contextmanager

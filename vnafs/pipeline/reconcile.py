@@ -6,12 +6,13 @@ at a time so that nothing else waits for it. Everything it says is proposed as u
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator, Sequence
 
 from vnafs.domain.errors import NotFound
 from vnafs.domain.files import Candidate, FileState, Proposal
-from vnafs.domain.ids import Inode, PackNumber, Version
-from vnafs.index import contents, copies, packs, targets
+from vnafs.domain.ids import Inode, Version
+from vnafs.index import contents, copies, targets
 from vnafs.index.engine import Engine
 from vnafs.pipeline.namespace import Namespace
 from vnafs.pipeline.shelf import Shelf
@@ -52,37 +53,21 @@ class Reconciler:
         return True
 
     def _steps(self) -> Iterator[None]:
-        for state, enough in ((FileState.PACKED, True), (FileState.REPLICATED, False)):
-            wanted = FileState.REPLICATED if enough else FileState.PACKED
+        for state in (FileState.PACKED, FileState.REPLICATED):
             after: Candidate | None = None
             while batch := self._namespace.waiting(state, limit=ROWS_AT_ONCE, after=after):
                 after = batch[-1]
-                self._propose(
-                    [
-                        Proposal(candidate.inode, candidate.version, wanted)
-                        for candidate in batch
-                        if self._has_copies(candidate.inode, candidate.version) is enough
-                    ]
-                )
+                found = (self._standing(candidate.inode, candidate.version) for candidate in batch)
+                self._propose([proposal for proposal in found if proposal is not None and proposal.state is not state])
                 yield
-        seen = PackNumber(0)
-        while local := self._local_after(seen):
-            for seen in local:
-                self._shelf.release(seen)
+        local = self._shelf.local_packs()
+        while batch_of_packs := list(itertools.islice(local, ROWS_AT_ONCE)):
+            for number in batch_of_packs:
+                self._shelf.release(number)
             yield
 
-    def _local_after(self, number: PackNumber) -> list[PackNumber]:
-        found = []
-        with self._store.read() as reader:
-            for pack in packs.every(reader, after=number):
-                if pack.local:
-                    found.append(pack.number)
-                if len(found) >= ROWS_AT_ONCE:
-                    break
-        return found
-
-    def _has_copies(self, inode: Inode, version: Version) -> bool | None:
-        """Whether a version has the copies its repository asks for; None when nothing can be said of it."""
+    def _standing(self, inode: Inode, version: Version) -> Proposal | None:
+        """The state a version with local bytes should be in; None when nothing can be said of it."""
         try:
             facts = self._namespace.facts(inode)
             repository = self._namespace.repository(facts.repository)
@@ -92,12 +77,13 @@ class Reconciler:
             return None
         with self._store.read() as reader:
             content = contents.find(reader, facts.sha256, facts.repository)
-            if content is None:
-                return None
+            if content is None:  # its pack was given up
+                return Proposal(inode, version, FileState.SEALED, sha256=facts.sha256)
             noted = contents.has_use(reader, content.number, inode, version)
             current = targets.current(reader)
             held = sum(1 for number in copies.verified_on(reader, content.packs()) if number in current)
         if not noted:  # a crash kept it from being noted
             with self._store.write() as tx:
                 contents.add_use(tx, content.number, inode, version)
-        return held >= max(1, repository.copies_min)
+        is_enough = held >= max(1, repository.copies_min)
+        return Proposal(inode, version, FileState.REPLICATED if is_enough else FileState.PACKED, sha256=facts.sha256)

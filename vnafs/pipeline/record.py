@@ -13,6 +13,7 @@ import logging
 import os
 import queue
 import threading
+import time
 from collections.abc import Callable, Iterable
 
 from vnafs.content import packfile
@@ -21,7 +22,7 @@ from vnafs.domain.errors import NoSpace, VnaError
 from vnafs.domain.faults import Faults
 from vnafs.domain.files import FileState, Proposal
 from vnafs.domain.ids import ContentNumber, PackId, PackNumber, PieceNumber, RepositoryId
-from vnafs.index import contents, copies, keys, packs, pieces, targets
+from vnafs.index import condemned, contents, copies, keys, packs, pieces, targets
 from vnafs.index.engine import Engine, Reader, Transaction, prefix_stop
 from vnafs.local.spool import fsync_directory, local_error
 from vnafs.pipeline.domains import Domain, File, FilledPack
@@ -111,11 +112,14 @@ class Recorder:
         """Begin to record in a thread."""
         self._thread.start()
 
-    def stop(self) -> None:
-        """Finish what was handed over, and end."""
+    def stop(self, seconds_max: float) -> bool:
+        """Finish what was handed over, and end; whether it did in time."""
         if self._thread.is_alive():
-            self._work.put(None)
-            self._thread.join()
+            until = time.monotonic() + seconds_max
+            with contextlib.suppress(queue.Full):
+                self._work.put(None, timeout=seconds_max)
+            self._thread.join(max(0.0, until - time.monotonic()))
+        return not self._thread.is_alive()
 
     # -- handing over --------------------------------------------------------------------------------------------
 
@@ -183,15 +187,22 @@ class Recorder:
         return behind
 
     def _record_reuses(self, reuses: list[Reuse]) -> None:
+        given_up: list[File] = []
         try:
             with self._store.write() as tx:
                 for reuse in reuses:
-                    contents.add_use(tx, reuse.number, reuse.file.inode, reuse.file.version)
+                    content = contents.get(tx, reuse.number)
+                    if content is None or condemned.any_of(tx, content.packs()):
+                        given_up.append(reuse.file)
+                    else:
+                        contents.add_use(tx, reuse.number, reuse.file.inode, reuse.file.version)
         except NoSpace as problem:
             self._lost([reuse.file for reuse in reuses], problem)
             return
+        if given_up:
+            self._lost(given_up, NoSpace(why="the pack that had their bytes was given up"))
         self._store.sync(self._store.position)
-        self._propose([_proposal(reuse.file) for reuse in reuses])
+        self._propose([_proposal(reuse.file) for reuse in reuses if reuse.file not in given_up])
 
     def _record(self, domain: Domain, pack: FilledPack) -> None:
         try:
@@ -235,6 +246,8 @@ class Recorder:
         closed: packfile.ClosedPack,
         leans_on: list[PackNumber],
     ) -> None:
+        if any(packs.get(tx, number) is None or condemned.find(tx, number) for number in leans_on):
+            raise NoSpace(why="it leans on a pack that was given up")
         first = ContentNumber(self._content_next)
         packs.put(
             tx,
@@ -250,6 +263,8 @@ class Recorder:
                 contents_count=len(pack.contents),
                 local=True,
                 leans_on=tuple(leans_on),
+                pieces_first=PieceNumber(self._piece_next),
+                pieces_count=len(pack.pieces),
             ),
         )
         with domain.lock:

@@ -12,7 +12,9 @@ import dataclasses
 import logging
 import random
 import threading
+import time
 from collections.abc import Callable
+from typing import Protocol
 
 from vnafs.domain.clock import NANOSECONDS, Clock, Instant
 from vnafs.domain.copies import Capabilities, CopyState, VerifiedBy
@@ -20,6 +22,7 @@ from vnafs.domain.errors import (
     Damaged,
     NoSpace,
     ObjectExists,
+    ObjectMissing,
     RecallFailed,
     TargetError,
     TargetRefused,
@@ -28,7 +31,7 @@ from vnafs.domain.errors import (
 )
 from vnafs.domain.faults import Faults
 from vnafs.domain.ids import ObjectName, PackNumber, TargetName, pack_object_name
-from vnafs.index import copies, packs, targets
+from vnafs.index import condemned, copies, packs, targets
 from vnafs.index.engine import Engine
 from vnafs.pipeline.shelf import Shelf
 from vnafs.targets.port import Target
@@ -39,6 +42,15 @@ log = logging.getLogger(__name__)
 IDLE_SECONDS = 1.0
 BACKOFF_SECONDS_MIN = 1.0
 BACKOFF_SECONDS_MAX = 60.0
+STOP_SECONDS_MAX = 10.0
+
+
+class Doubt(Protocol):
+    """See `pipeline.condemn`."""
+
+    def __call__(self, number: PackNumber, *, is_absent: bool) -> bool:
+        """Whether the pack was given up; *is_absent*: the target answered that it has nothing, or nothing right."""
+        ...
 
 
 @dataclasses.dataclass(slots=True)
@@ -53,7 +65,8 @@ class Health:
 class Replicator:
     """All transfers to one target.
 
-    *verified* is told of each pack whose copy was just recorded, *lost* that a copy counts no more.
+    *verified* is told of each pack whose copy was just recorded, *lost* that a copy counts no more; *doubt* is asked
+    about a pack that did not get there and says whether it was given up.
     """
 
     def __init__(  # noqa: PLR0913 - a stage's parts and exits, each named where it is wired
@@ -68,6 +81,7 @@ class Replicator:
         faults: Faults,
         verified: Callable[[PackNumber], None],
         lost: Callable[[], None],
+        doubt: Doubt,
         fatal: Callable[[BaseException], None],
     ) -> None:
         self.number = number
@@ -79,6 +93,7 @@ class Replicator:
         self._faults = faults
         self._verified = verified
         self._lost = lost
+        self._doubt = doubt
         self._fatal = fatal
         self._capabilities: Capabilities | None = None
         self._changed = threading.Condition()
@@ -111,14 +126,24 @@ class Replicator:
             self._not_before = 0.0
             self._changed.notify_all()
 
-    def stop(self) -> None:
-        """Finish the transfers under way and end. An upload that hangs is given up with the process."""
+    def ask_to_stop(self) -> None:
+        """Let it end after the transfers under way."""
         with self._changed:
             self._stopping = True
             self._changed.notify_all()
+
+    def join(self, seconds_max: float) -> bool:
+        """Wait for its end; whether that came. An upload that hangs is given up with the process."""
+        until = time.monotonic() + seconds_max
         for thread in self._threads:
             if thread.is_alive():
-                thread.join(timeout=10)
+                thread.join(max(0.0, until - time.monotonic()))
+        return not any(thread.is_alive() for thread in self._threads)
+
+    def stop(self) -> bool:
+        """Finish the transfers under way and end; whether that came to pass within a while."""
+        self.ask_to_stop()
+        return self.join(STOP_SECONDS_MAX)
 
     # -- the threads -----------------------------------------------------------------------------------------
 
@@ -186,15 +211,26 @@ class Replicator:
             self._fell_back(transfer, problem, whole_target=False)
         else:
             self._succeeded()
-            if how is not None:
-                self._record(transfer, how)
+            self._record(transfer, how)
 
-    def _transfer(self, number: PackNumber) -> VerifiedBy | None:
-        """Put and verify one pack. None when there is no such pack any more."""
+    def _transfer(self, number: PackNumber) -> VerifiedBy:
+        """Put and verify one pack; NOTHING when there is no such pack any more."""
         with self._store.read() as reader:
             pack = packs.get(reader, number)
+            given_up = condemned.find(reader, number)
         if pack is None:
+            if given_up is not None:
+                self.target.delete(pack_object_name(given_up))
             return VerifiedBy.NOTHING
+        try:
+            return self._put(pack)
+        except (TargetError, Damaged, RecallFailed, OSError) as problem:
+            if self._doubt(number, is_absent=isinstance(problem, Damaged | ObjectMissing)):
+                return VerifiedBy.NOTHING
+            raise
+
+    def _put(self, pack: packs.Pack) -> VerifiedBy:
+        number = pack.number
         capabilities = self.capabilities()
         name = pack_object_name(pack.id)
         self._faults.reach("replicate.started")
@@ -248,26 +284,34 @@ class Replicator:
 
     def damaged(self, number: PackNumber) -> None:
         """A copy that counted is wrong or gone: it counts no more, and is put again from a good one."""
-        self._note_damage(number)
-        self._lost()
+        log.error("replicate.damaged", extra={"target": self.name, "pack": number})
         with self._store.write() as tx:
+            if packs.get(tx, number) is None:
+                return
+            copies.put(tx, copies.PackCopy(number, self.number, CopyState.DAMAGED))
             copies.enqueue(tx, copies.Transfer(self.number, self._clock.now(), number, 0))
+        self._lost()
         self.kick()
 
     def reverified(self, number: PackNumber, how: VerifiedBy) -> None:
         """A copy was read again and is right."""
         with self._store.write() as tx:
-            copies.put(tx, copies.PackCopy(number, self.number, CopyState.VERIFIED, how, self._clock.now()))
+            if packs.get(tx, number) is not None:
+                copies.put(tx, copies.PackCopy(number, self.number, CopyState.VERIFIED, how, self._clock.now()))
 
     def _note_damage(self, number: PackNumber) -> None:
         log.error("replicate.damaged", extra={"target": self.name, "pack": number})
         with self._store.write() as tx:
-            copies.put(tx, copies.PackCopy(number, self.number, CopyState.DAMAGED))
+            if packs.get(tx, number) is not None:
+                copies.put(tx, copies.PackCopy(number, self.number, CopyState.DAMAGED))
 
     def _record(self, transfer: copies.Transfer, how: VerifiedBy) -> None:
         with self._store.write() as tx:
             copies.dequeue(tx, transfer)
-            if how is not VerifiedBy.NOTHING and self.number in targets.current(tx):
+            # a pack that was given up meanwhile has one more transfer, which removes what was put
+            is_known = packs.get(tx, transfer.pack) is not None
+            if how is not VerifiedBy.NOTHING and is_known and self.number in targets.current(tx):
+                condemned.pardon(tx, transfer.pack)
                 copies.put(
                     tx,
                     copies.PackCopy(transfer.pack, self.number, CopyState.VERIFIED, how, self._clock.now()),
@@ -318,9 +362,11 @@ def backfill(store: Engine, number: int, *, now: Instant, batch: int = 1000) -> 
     """Ask for a transfer of every pack that a target does not hold yet; repeatable. Returns how many."""
     asked = 0
     after = PackNumber(0)
+    with store.read() as reader:
+        # packs that are recorded from now on bring their own
+        waiting = {transfer.pack for transfer in copies.transfers(reader, number)}
     while True:
         with store.write() as tx:
-            waiting = {transfer.pack for transfer in copies.transfers(tx, number)}
             seen = 0
             for pack in packs.every(tx, after=after):
                 seen += 1

@@ -30,18 +30,25 @@ def by_pack(reader: Reader, repositories: Iterable[Repository], number: PackNumb
 
 
 def by_packing(reader: Reader, repositories: Sequence[Repository], packed: Iterable[Proposal]) -> list[Proposal]:
-    """The versions among those just *packed* that have all copies already, because their content was known."""
+    """What is to be said of versions just *packed*.
+
+    All copies are there already, where their content was known; or their pack was given up meanwhile.
+    """
     counted = targets.current(reader).keys()
     proposals = []
     for version in packed:
         sha256 = version.content
+        is_known = False
         for repository in repositories:
             content = None if sha256 is None else contents.find(reader, sha256, repository.id)
+            is_known |= content is not None
             if content is None or not contents.has_use(reader, content.number, version.inode, version.version):
                 continue
             if _enough(reader, content, repository, counted):
                 proposals.append(Proposal(version.inode, version.version, FileState.REPLICATED, sha256=sha256))
             break
+        if not is_known:
+            proposals.append(Proposal(version.inode, version.version, FileState.SEALED, sha256=sha256))
     return proposals
 
 

@@ -1,16 +1,18 @@
 """Room on the local disk: what the pipeline itself brings back must not fill it.
 
 Above the high mark what was only fetched ahead goes first, then replicated files, longest replicated first. Whoever
-brings bytes back asks for room before, so that reading more than the disk holds works, file after file. Any thread.
+brings bytes back asks for room before, so that reading more than the disk holds works, file after file. What is
+brought back never takes of the reserve: that is for index, log, and packs that are on their way. Any thread.
 """
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
-from vnafs.domain.errors import VnaError
+from vnafs.domain.errors import NoSpace, VnaError
 from vnafs.pipeline.evict import Watermarks
 
 log = logging.getLogger(__name__)
@@ -29,18 +31,52 @@ class Room:
         self._shed = shed
         self._evict = evict
         self._turn = threading.Lock()
+        self._lock = threading.Lock()
+        self._promised_bytes = 0
+        """To those who are bringing bytes at this moment; what they have written already counts twice."""
 
     def has(self, wanted_bytes: int) -> bool:
-        """Whether so much more stays below the high mark."""
+        """Whether so much more stays below the high mark, and out of the reserve."""
         used, marks = self._marks()
-        return used + wanted_bytes <= marks.high_bytes
+        return used + self._promised_bytes + wanted_bytes <= min(marks.high_bytes, marks.limit_bytes)
+
+    @contextlib.contextmanager
+    def spare(self, wanted_bytes: int) -> Iterator[None]:
+        """Take so much while the block lasts, only if it is there. Raises NoSpace."""
+        with self._lock:
+            if not self.has(wanted_bytes):
+                raise NoSpace(why="the local disk is above its mark")
+            self._promised_bytes += wanted_bytes
+        try:
+            yield
+        finally:
+            self._give_back(wanted_bytes)
+
+    @contextlib.contextmanager
+    def taking(self, wanted_bytes: int) -> Iterator[None]:
+        """Make room, and take it while the block lasts. Raises NoSpace when it would have to come from the reserve."""
+        self.make(wanted_bytes)
+        with self._lock:
+            used, marks = self._marks()
+            if used + self._promised_bytes + wanted_bytes > marks.limit_bytes:
+                raise NoSpace(why="nothing more can be evicted, and the rest of the local disk is kept in reserve")
+            self._promised_bytes += wanted_bytes
+        try:
+            yield
+        finally:
+            self._give_back(wanted_bytes)
+
+    def _give_back(self, promised_bytes: int) -> None:
+        with self._lock:
+            self._promised_bytes -= promised_bytes
 
     def make(self, wanted_bytes: int) -> None:
         """See to it that there is room for so much more, as far as that is possible now."""
         if self.has(wanted_bytes):
             return
         with self._turn:
-            self._down_to(max(0, self._marks()[1].high_bytes - wanted_bytes))
+            marks = self._marks()[1]
+            self._down_to(max(0, min(marks.high_bytes, marks.limit_bytes) - wanted_bytes - self._promised_bytes))
 
     def keep(self) -> None:
         """Bring the disk back to its low mark when it is above the high one."""

@@ -1,61 +1,66 @@
 """The runner: queues, workers and crashes, so that each stage knows only its own step.
 
 Work is found in the namespace's queue rows and the store's transfer rows; nothing that matters is only in memory.
-Threads: one that looks for work, some that seal and pack, one that proposes, one that watches the disk, and those
-of the recorder, the replicators and the recaller. Any of them dying ends the process: the supervisor starts it
-again, and it goes on from its rows. Each thread repeats one step that can also be called from outside: `step` does
-one of each in the caller's thread, for whoever wants everything in a known order.
+Threads: one that looks for work, one that tends to what is in hand, some that seal and pack, one that proposes, one
+that protects what stays open, one that watches the disk, and those of the recorder, the replicators and the recaller.
+Any of them dying ends the process: the supervisor starts it again, and it goes on from its rows. Each thread repeats
+one step that can also be called from outside: `step` does one of each in the caller's thread, for whoever wants
+everything in a known order.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import logging
 import os
-import queue
 import threading
+import time
 from collections.abc import Callable, Mapping, Sequence
 
 from vnafs.content import packfile
 from vnafs.domain.clock import NANOSECONDS, Clock, Instant
-from vnafs.domain.copies import Copy, CopyState
-from vnafs.domain.errors import ConfigurationInvalid, NotFound, Refused, VnaError
+from vnafs.domain.copies import Copy
+from vnafs.domain.errors import NoSpace, NotFound, VnaError
 from vnafs.domain.faults import Faults
 from vnafs.domain.files import Candidate, FileFacts, FileState, Proposal, Verdict
 from vnafs.domain.ids import Inode, PackNumber, TargetName, Version
-from vnafs.index import copies, packs, targets
 from vnafs.index.engine import Engine
-from vnafs.local.spool import sync_file_system
+from vnafs.index.targets import TargetRow
+from vnafs.local.frozen import FrozenCopies
+from vnafs.local.syncing import Synced
 from vnafs.pipeline import replicated
+from vnafs.pipeline.condemn import Condemner
 from vnafs.pipeline.domains import File
 from vnafs.pipeline.evict import Evictor, Watermarks, watermarks
+from vnafs.pipeline.fleet import Fleet
 from vnafs.pipeline.flights import Flights
 from vnafs.pipeline.held import copies_of_content
-from vnafs.pipeline.namespace import ANY_TIME, Described, Namespace
+from vnafs.pipeline.look import Lookout
+from vnafs.pipeline.namespace import Described, Namespace
 from vnafs.pipeline.pack import Packer, PackerSettings
 from vnafs.pipeline.propose import Proposer
+from vnafs.pipeline.protect import Protector, ProtectorSettings
 from vnafs.pipeline.recall import Recaller
 from vnafs.pipeline.reconcile import Reconciler
 from vnafs.pipeline.record import Recorder
-from vnafs.pipeline.replicate import Replicator, backfill
+from vnafs.pipeline.replicate import Replicator
 from vnafs.pipeline.room import Room
 from vnafs.pipeline.seal import Gone, Later, reading
 from vnafs.pipeline.settings import Destination, TieringSettings
 from vnafs.pipeline.shelf import Shelf
 from vnafs.pipeline.tree import Tree
-from vnafs.targets.port import Target
+from vnafs.pipeline.uses import Uses
+from vnafs.pipeline.waiting import WaitingPacks
 
 log = logging.getLogger(__name__)
 
 LOOK_SECONDS = 0.2
-SEALED_LOOK_SECONDS = 5.0
 DISK_LOOK_SECONDS = 2.0
+PROTECT_LOOK_SECONDS = 0.2
 RETRY_SECONDS = 10.0
-SET_BACK_SECONDS = 60.0
-"""A row that is due later than any quiet time and retry explains was made before the clock was set back."""
-CANDIDATES_MAX = 256
-TICK_NANOSECONDS = 20_000_000
-"""More than the coarsest kernel clock that files are stamped with (CONFIG_HZ=100)."""
+NOT_SO = frozenset({Verdict.GONE, Verdict.CHANGED, Verdict.BUSY})
+"""A version is not what was packed for it, or may not be; if it is after all, it is packed and found to be known."""
+STOP_SECONDS_MAX = 7.0
+"""Whoever ends us would rather have an answer than every upload under way."""
 
 
 class Tiering:
@@ -82,34 +87,48 @@ class Tiering:
         self._faults = faults
         self._fatal = fatal
         self._started = False
+        self.suspended = ""
+        """Why nothing goes on but recalls, or nothing."""
         self._stopping = threading.Event()
-        self._lock = threading.Lock()
         self._flights = Flights(clock)
-        self._candidates: queue.Queue[tuple[Candidate, Instant] | None] = queue.Queue()
-        self._sealed_look = self._pack_not_before = clock.monotonic()
-        self._stalled = ""
-        self._replicators: dict[int, Replicator] = {}
+        self._lookout = Lookout(store, namespace, self._flights, settings.spool_folder, settings.quiet_seconds, clock)
+        self._pack_not_before = clock.monotonic()
+        self._fleet = Fleet(store, made=self._replicator, begin=self._begin, changed=self._targets_changed, clock=clock)
         self.room = Room(self._marks, shed=self._shed, evict=self._evict)
         self.shelf = Shelf(
             settings.packs_folder,
             settings.recall_cache_folder,
             store,
-            sources=self._sources,
+            sources=self._fleet.sources,
             has_room=self.room.has,
+            spare_room=self.room.spare,
             cache_bytes_max=settings.recall_cache_bytes_max,
         )
         self.recaller = Recaller(
             store,
             self.shelf,
             settings.staging_folder,
-            make_room=self.room.make,
+            taking_room=self.room.taking,
+            parts_bytes_max=settings.recall_parts_bytes_max,
             clock=clock,
             faults=faults,
             fatal=fatal,
         )
         self.evictor = Evictor(tree, namespace, self.copies_of, settle=self._settle, clock=clock, faults=faults)
-        self._proposer = Proposer(tree, heed=self._heed, dropped=self._dropped)
+        self._proposer = Proposer(tree, heed=self._heed, dropped=self._dropped, clock=clock)
         self._reconciler = Reconciler(store, namespace, self.shelf, propose=self._proposer.add)
+        self._uses = Uses(store, namespace)
+        self._condemner = Condemner(
+            store, namespace, tree, self.shelf, local_path, gone=self._contents_gone, clock=clock, faults=faults
+        )
+        self._waiting = WaitingPacks(
+            store,
+            self.shelf,
+            filling=self._filling_bytes,
+            stopping=self._stopping.is_set,
+            bytes_max=settings.waiting_bytes_max,
+            clock=clock,
+        )
         self._recorder = Recorder(
             store,
             settings.packs_folder,
@@ -130,10 +149,30 @@ class Tiering:
                 settings.compression_level,
                 settings.archive_id,
             ),
+            wait_for_room=self._waiting.wait_for_room,
             clock=clock,
             faults=faults,
         )
-        names = {"look": self._look_on, "propose": self._proposer.run, "disk": self._watch_on}
+        self.protector = Protector(
+            store,
+            namespace,
+            tree,
+            self.packer,
+            FrozenCopies(
+                settings.frozen_folder,
+                reserve_bytes=settings.reserve_bytes,
+                clock=clock,
+                stopping=self._stopping.is_set,
+            ),
+            ProtectorSettings(settings.unprotected_seconds_max, settings.hold_seconds_max),
+            local_path=local_path,
+            hints=_hints,
+            ready=self._may_protect,
+            clock=clock,
+            faults=faults,
+        )
+        names = {"look": self._look_on, "tend": self._tend_on, "propose": self._proposer.run, "disk": self._watch_on}
+        names |= {"protect": self._protect_on}
         names |= {f"seal-{n}": self._seal_on for n in range(settings.workers)}
         self._threads = [
             threading.Thread(target=self._guarded, args=(w,), name=n, daemon=True) for n, w in names.items()
@@ -146,25 +185,36 @@ class Tiering:
         self._started = True
         self._recorder.start()
         self.recaller.start()
-        for replicator in self.replicators():
+        for replicator in self.replicators() if not self.suspended else ():
             replicator.start()
         for thread in self._threads:
             thread.start()
 
-    def stop(self) -> None:
-        """Stop taking work, finish what is in hand where that is quick, and end."""
+    def stop(self, seconds_max: float = STOP_SECONDS_MAX) -> bool:
+        """Stop taking work, finish what is in hand where that is quick, and end.
+
+        False when some thread did not end in time: what hangs on a target or on the tree ends with the process, and
+        until then nobody may close the store.
+        """
+        until = time.monotonic() + seconds_max
         self._stopping.set()
-        for _ in range(self._settings.workers):
-            self._candidates.put(None)
+        self._lookout.stop(self._settings.workers)
         self._proposer.stop()
+        for replicator in self.replicators():
+            replicator.ask_to_stop()
+        self.recaller.ask_to_stop()
+        ended = True
         if self._started:
             for thread in self._threads:
-                thread.join(timeout=30)
-        self._recorder.stop()
-        self.packer.stop()
-        for replicator in self.replicators():
-            replicator.stop()
-        self.recaller.stop()
+                thread.join(timeout=max(0.0, until - time.monotonic()))
+                ended &= not thread.is_alive()
+        ended &= self._recorder.stop(max(0.0, until - time.monotonic()))
+        for part in (self._fleet, self.recaller):
+            ended &= part.join(max(0.0, until - time.monotonic()))
+        if ended:
+            self.packer.stop()
+            self._lookout.close()
+        return ended
 
     def _guarded(self, work: Callable[[], None]) -> None:
         try:
@@ -174,6 +224,7 @@ class Tiering:
 
     def step(self) -> bool:
         """One step of every stage in this thread, instead of `start`; whether any of them had something to do."""
+        self.tend()
         self.look()
         done = self._record_on()
         done |= self.seal_next()
@@ -182,7 +233,7 @@ class Tiering:
             done |= replicator.step()
         if len(self._proposer):
             done |= self._proposer.step()
-        return done
+        return self.protector.step() or done
 
     def _record_on(self) -> bool:
         done = False
@@ -193,65 +244,22 @@ class Tiering:
     # -- targets -----------------------------------------------------------------------------------------------
 
     def set_targets(self, wanted: Mapping[TargetName, Destination]) -> None:
-        """Follow the configuration: new targets are back-filled, those that are missing cannot be reached now.
-
-        A missing one still counts: only `retire` ends that, and it looks first. Raises ConfigurationInvalid when a
-        name points to another place than the one its copies are at.
-        """
-        now = self._clock.now()
-        with self._store.write() as tx:
-            known = {row.name: row for row in targets.every(tx) if not row.removed}
-            number = max((row.number for row in targets.every(tx)), default=0)
-            for name, destination in wanted.items():
-                if name not in known:
-                    number += 1
-                    known[name] = targets.TargetRow(number, name, destination.url)
-                    targets.put(tx, known[name])
-                elif known[name].url != destination.url:
-                    raise ConfigurationInvalid(
-                        file="vnafs.toml",
-                        key=f"target {name}: url",
-                        value=destination.url,
-                        why=f"its copies are at {known[name].url}",
-                        fix="Write that URL again, and add the other place as a target with another name",
-                    )
-        for name, row in known.items():
-            with self._lock:
-                running = self._replicators.get(row.number)
-            if name not in wanted and running is not None:
-                with self._lock:
-                    del self._replicators[row.number]
-                running.stop()
-            elif name in wanted and running is None:
-                backfill(self._store, row.number, now=now)
-                self._run_replicator(row, wanted[name])
-        self._reconciler.ask()
+        """See Fleet.follow. Raises ConfigurationInvalid."""
+        self._fleet.follow(wanted)
 
     def retire(self, name: TargetName) -> None:
-        """Let a target count no more. Raises NotFound, or Refused when it alone holds some pack verified."""
-        with self._store.write() as tx:
-            row = next((row for row in targets.current(tx).values() if row.name == name), None)
-            if row is None:
-                raise NotFound(what=f"target {name}")
-            others = targets.current(tx).keys() - {row.number}
-            alone = 0
-            for pack in packs.every(tx):
-                held = {c.target for c in copies.of_pack(tx, pack.number) if c.state is CopyState.VERIFIED}
-                alone += row.number in held and not held & others
-            if alone:
-                raise Refused(
-                    what=f"Removing target {name}",
-                    why=f"{alone} packs have their only verified copy there; add another target and wait for it first",
-                )
-            targets.put(tx, dataclasses.replace(row, removed=True))
-        with self._lock:
-            running = self._replicators.pop(row.number, None)
-        if running is not None:
-            running.stop()
+        """See Fleet.retire. Raises NotFound, Refused."""
+        self._fleet.retire(name)
+
+    def replicators(self) -> list[Replicator]:
+        """Every target's transfers, for status."""
+        return self._fleet.every()
+
+    def _targets_changed(self) -> None:
         self._reconciler.ask()
 
-    def _run_replicator(self, row: targets.TargetRow, destination: Destination) -> None:
-        replicator = Replicator(
+    def _replicator(self, row: TargetRow, destination: Destination) -> Replicator:
+        return Replicator(
             row.number,
             destination.open(row.capabilities),
             self._store,
@@ -261,22 +269,13 @@ class Tiering:
             faults=self._faults,
             verified=self._verified,
             lost=self._reconciler.ask,
+            doubt=self._condemner.doubt,
             fatal=self._fatal,
         )
-        with self._lock:
-            self._replicators[row.number] = replicator
-        if self._started:
+
+    def _begin(self, replicator: Replicator) -> None:
+        if self._started and not self.suspended:
             replicator.start()
-
-    def _sources(self) -> Mapping[int, Target]:
-        """Targets to read from, those that answer first: a reader must not wait for one that is known to be down."""
-        found = sorted(self.replicators(), key=lambda replicator: not replicator.health.reachable)
-        return {replicator.number: replicator.target for replicator in found}
-
-    def replicators(self) -> list[Replicator]:
-        """Every target's transfers, for status."""
-        with self._lock:
-            return list(self._replicators.values())
 
     # -- looking for work --------------------------------------------------------------------------------------
 
@@ -285,93 +284,58 @@ class Tiering:
             self.look()
 
     def look(self) -> None:
-        """Find versions that are due, and close packs that are."""
+        """Find versions that are due, unless there is no room for more packs."""
+        if not self.suspended and self._clock.monotonic() >= self._pack_not_before and self._waiting.look():
+            self._lookout.look()
+
+    def _tend_on(self) -> None:
+        while not self._stopping.wait(LOOK_SECONDS):
+            self.tend()
+
+    def tend(self) -> None:
+        """Close packs that are old enough, and say what is still unsaid."""
         self.packer.close_aged()
         self._flights.tidy()
         self._proposer.add(self._flights.unsaid())
-        self._reconciler.step()
-        now = self._clock.monotonic()
-        if now < self._pack_not_before or not self._room_for_packs():
-            return
-        self._dispatch(FileState.OPEN, self._clock.now())
-        if now >= self._sealed_look:
-            # rows of versions that were in hand when a daemon died, and of packs that were lost
-            self._dispatch(FileState.SEALED, ANY_TIME)
-            self._dispatch_set_back()
-            self._sealed_look = now + SEALED_LOOK_SECONDS
+        try:
+            self._reconciler.step()
+        except NoSpace as problem:
+            log.warning("reconcile.later", extra={"why": str(problem)})
+            self._reconciler.ask()
+        self._uses.step()
 
-    def _dispatch(self, state: FileState, until: Instant, after: Candidate | None = None) -> None:
-        found = self._fresh(state, until, after)
-        if not found:
-            return
-        # one sync for all of them; times of change are as coarse as the kernel's tick
-        synced = Instant(self._clock.now() - TICK_NANOSECONDS)
-        sync_file_system(self._settings.spool_folder)
-        for candidate in found:
-            self._flights.begin(candidate)
-            self._candidates.put((candidate, synced))
-
-    def _dispatch_set_back(self) -> None:
-        """Rows that an hour's step of the clock put into the future: they get a due time that will come."""
-        latest = self._clock.now() + int((self._settings.quiet_seconds + SET_BACK_SECONDS) * NANOSECONDS)
-        self._dispatch(FileState.OPEN, ANY_TIME, Candidate(Inode(0), Version(0), FileState.OPEN, Instant(latest)))
-
-    def _fresh(self, state: FileState, until: Instant, after: Candidate | None) -> list[Candidate]:
-        """Versions that are due and not in hand, as many as there is room for: the next look finds the others."""
-        room = CANDIDATES_MAX - self._candidates.qsize()
-        found: list[Candidate] = []
-        while len(found) < room:
-            batch = self._namespace.waiting(state, until=until, limit=CANDIDATES_MAX, after=after)
-            found += self._flights.fresh(batch)
-            if len(batch) < CANDIDATES_MAX:
-                break
-            after = batch[-1]
-        return found[:room]
-
-    def _room_for_packs(self) -> bool:
-        """Whether packs that wait for targets leave room for more."""
-        waiting = 0
-        with os.scandir(self._settings.packs_folder) as found:
-            for entry in found:
-                try:
-                    waiting += entry.stat().st_size
-                except FileNotFoundError:
-                    continue  # closed or taken by its targets just now
-        if waiting <= self._settings.waiting_bytes_max:
-            self._stalled = ""
-            return True
-        with self._store.read() as reader:
-            local = [pack.number for pack in packs.every(reader) if pack.local]
-        for number in local:
-            self.shelf.release(number, copies_enough=1)
-        if not self._stalled:
-            log.warning("pack.waiting_for_targets", extra={"waiting_bytes": waiting})
-        self._stalled = f"{waiting} bytes of packs wait for targets; files stay in the spool until they are taken"
-        return False
+    def _filling_bytes(self) -> int:
+        return self.packer.filling_bytes()
 
     @property
     def stalled(self) -> str:
         """Why packing waits, or nothing."""
-        return self._stalled
+        return self.suspended or self._waiting.why
+
+    def suspend(self, why: str) -> None:
+        """Take no more work, send nothing and let nothing go, until the process ends; recalls go on."""
+        self.suspended = why
+        for replicator in self.replicators():
+            replicator.ask_to_stop()
 
     # -- sealing -----------------------------------------------------------------------------------------------
 
     def _seal_on(self) -> None:
-        while (found := self._candidates.get()) is not None and not self._stopping.is_set():
+        while (found := self._lookout.take()) is not None and not self._stopping.is_set():
             self._take(*found)
 
     def seal_next(self) -> bool:
         """Seal and pack the next version that was found; whether there was one."""
-        try:
-            found = self._candidates.get_nowait()
-        except queue.Empty:
-            return False
+        found = self._lookout.take_now()
         if found is None:
             return False
         self._take(*found)
         return True
 
-    def _take(self, candidate: Candidate, synced: Instant) -> None:
+    def _take(self, candidate: Candidate, synced: Synced) -> None:
+        if not self._waiting.have_room():  # it was found before there were so many
+            self._flights.land(candidate.inode, candidate.version)
+            return
         try:
             later = self._seal(candidate, synced)
         except (VnaError, OSError) as problem:
@@ -383,7 +347,7 @@ class Tiering:
             if isinstance(later, Later):
                 self._postpone(candidate, later.due)
 
-    def _seal(self, candidate: Candidate, synced: Instant) -> Later | Gone | None:
+    def _seal(self, candidate: Candidate, synced: Synced) -> Later | Gone | None:
         """None when the version is in hand of the packer."""
         try:
             described = self._namespace.described(candidate.inode)
@@ -423,6 +387,17 @@ class Tiering:
         for file in files:
             self._flights.land(file.inode, file.version, file.seal)
 
+    # -- files that stay open ----------------------------------------------------------------------------------
+
+    def _protect_on(self) -> None:
+        while not self._stopping.wait(PROTECT_LOOK_SECONDS):
+            while not self._stopping.is_set() and self.protector.step():
+                pass
+
+    def _may_protect(self) -> bool:
+        """Whether a copy would find room in packs and a target to go to."""
+        return not self._waiting.why and self._clock.monotonic() >= self._pack_not_before and bool(self.replicators())
+
     # -- proposing ---------------------------------------------------------------------------------------------
 
     def _dropped(self, proposals: Sequence[Proposal]) -> None:
@@ -432,6 +407,11 @@ class Tiering:
 
     def _heed(self, batch: Sequence[Proposal], verdicts: Sequence[Verdict]) -> None:
         packed = []
+        self._uses.refused(
+            proposal
+            for proposal, verdict in zip(batch, verdicts, strict=True)
+            if proposal.state is FileState.PACKED and proposal.seal is not None and verdict in NOT_SO
+        )
         for proposal, verdict in zip(batch, verdicts, strict=True):
             done = verdict is Verdict.DONE
             if proposal.seal is None or (proposal.state is FileState.SEALED and done):
@@ -449,6 +429,10 @@ class Tiering:
     def _recorded(self, _: PackNumber) -> None:
         for replicator in self.replicators():
             replicator.kick()
+
+    def _contents_gone(self) -> None:
+        self.recaller.forget_recipes()
+        self._reconciler.ask()
 
     def _verified(self, number: PackNumber) -> None:
         """A pack is verified on one more target: files may have become replicated."""
@@ -469,6 +453,8 @@ class Tiering:
         self.room.keep()
 
     def _evict(self, used_bytes: Callable[[], int], bytes_max: int) -> int:
+        if self.suspended:
+            return 0
         return self.evictor.make_room(used_bytes, bytes_max, stop=self._stopping.is_set)
 
     def _shed(self) -> None:
@@ -480,6 +466,7 @@ class Tiering:
             self._settings.spool_folder,
             high_percent=self._settings.high_watermark_percent,
             low_percent=self._settings.low_watermark_percent,
+            reserve_bytes=self._settings.reserve_bytes,
         )
 
     def _settle(self) -> None:

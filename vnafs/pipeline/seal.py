@@ -21,6 +21,7 @@ from vnafs.domain.faults import Faults
 from vnafs.domain.files import Candidate, FileFacts, FileState, Seal
 from vnafs.domain.ids import Sha256
 from vnafs.local.spool import fingerprint_of
+from vnafs.local.syncing import Synced
 
 log = logging.getLogger(__name__)
 
@@ -91,13 +92,13 @@ def reading(
     local_path: str,
     *,
     quiet_seconds: float,
-    synced: Instant,
+    synced: Synced,
     clock: Clock,
     faults: Faults,
 ) -> Iterator[Reading | Later | Gone]:
     """Begin to seal one version; yields a Reading when its bytes may be read now.
 
-    What was written before *synced* is known to be on stable storage.
+    What *synced* covers is known to be on stable storage. Raises OSError when the disk does not keep the rest.
     """
     if facts.version != candidate.version or facts.state is not candidate.state:
         yield Gone()
@@ -127,7 +128,7 @@ def reading(
         if 0 <= now - touched < quiet_seconds * NANOSECONDS:
             yield Later("not quiet yet", Instant(touched + int(quiet_seconds * NANOSECONDS)))
             return
-        if touched >= synced:
+        if not synced.covers(touched):
             os.fdatasync(descriptor)
         faults.reach("seal.leased")
         yield Reading(candidate, facts, descriptor, faults)

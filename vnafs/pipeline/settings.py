@@ -18,15 +18,20 @@ class TieringSettings:
     packs_folder: str
     staging_folder: str
     recall_cache_folder: str
+    frozen_folder: str
     quiet_seconds: float
+    unprotected_seconds_max: float
+    hold_seconds_max: float
     pack_target_bytes: int
     pack_age_seconds_max: float
     compression_level: int
     workers: int
     waiting_bytes_max: int
     recall_cache_bytes_max: int
+    recall_parts_bytes_max: int
     high_watermark_percent: float
     low_watermark_percent: float
+    reserve_bytes: int
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

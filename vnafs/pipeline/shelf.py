@@ -9,6 +9,7 @@ from __future__ import annotations
 import collections
 import contextlib
 import dataclasses
+import errno
 import hashlib
 import logging
 import os
@@ -16,22 +17,32 @@ import threading
 from collections.abc import Callable, Iterator, Mapping
 
 from vnafs.domain.copies import CopyState
-from vnafs.domain.errors import Damaged, NoSpace, RecallFailed, TargetError
-from vnafs.domain.ids import PackNumber, Span, pack_object_name
+from vnafs.domain.errors import Damaged, RecallFailed, TargetError
+from vnafs.domain.ids import PackId, PackNumber, Span, pack_object_name
 from vnafs.index import copies, packs, targets
-from vnafs.index.engine import Engine
+from vnafs.index.engine import Engine, Reader
 from vnafs.local.spool import local_error
 from vnafs.targets.body import FileBody
 from vnafs.targets.port import Target
 
 log = logging.getLogger(__name__)
 
+HASH_BLOCK_BYTES = 1024 * 1024
+
+
+class _Turn:
+    """Who fetches a pack, and how many wait to see it fetched."""
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.users = 0
+
 
 class Shelf:
     """Where packs' bytes come from.
 
     *sources* answers with the targets that can be read now, by number, the one to be asked first at the front;
-    *has_room* whether the local disk may take so many bytes more.
+    *has_room* whether the local disk may take so many bytes more, *spare_room* takes them or raises NoSpace.
     """
 
     def __init__(
@@ -42,6 +53,7 @@ class Shelf:
         *,
         sources: Callable[[], Mapping[int, Target]],
         has_room: Callable[[int], bool],
+        spare_room: Callable[[int], contextlib.AbstractContextManager[None]],
         cache_bytes_max: int,
     ) -> None:
         self._folder = folder
@@ -49,11 +61,12 @@ class Shelf:
         self._store = store
         self._sources = sources
         self._has_room = has_room
+        self._spare_room = spare_room
         self._cache_bytes_max = cache_bytes_max
         self._lock = threading.Lock()
         self._cached: collections.OrderedDict[PackNumber, int] = collections.OrderedDict()
         self._cached_bytes = 0
-        self._fetching: dict[PackNumber, threading.Lock] = {}
+        self._fetching: dict[PackNumber, _Turn] = {}
         os.makedirs(cache_folder, mode=0o700, exist_ok=True)
         for name in os.listdir(cache_folder):
             os.unlink(os.path.join(cache_folder, name))  # a cache does not outlive its process
@@ -107,13 +120,16 @@ class Shelf:
         if os.path.exists(local):
             return local
         with self._lock:
-            turn = self._fetching.setdefault(pack.number, threading.Lock())
+            turn = self._fetching.setdefault(pack.number, _Turn())
+            turn.users += 1
         try:
-            with turn:
+            with turn.lock:
                 return self._fetch(pack)
         finally:
             with self._lock:
-                self._fetching.pop(pack.number, None)
+                turn.users -= 1
+                if not turn.users:  # else a later one would not wait for those that still do
+                    del self._fetching[pack.number]
 
     def _fetch(self, pack: packs.Pack) -> str:
         path = self._cache(pack)
@@ -122,8 +138,10 @@ class Shelf:
                 if pack.number in self._cached:
                     self._cached.move_to_end(pack.number)
             return path
-        if not self._has_room(pack.size_bytes):
-            raise NoSpace(why="the local disk is above its mark")
+        with self._spare_room(pack.size_bytes):
+            return self._fetch_from_target(pack, path)
+
+    def _fetch_from_target(self, pack: packs.Pack, path: str) -> str:
         problems: list[str] = []
         for target in self._holding(pack, besides=0):
             try:
@@ -141,7 +159,7 @@ class Shelf:
         )
 
     def _download(self, target: Target, pack: packs.Pack, path: str) -> None:
-        partial = f"{path}.partial"
+        partial = f"{path}.partial"  # its name is this thread's as long as it has the turn
         digest = hashlib.sha256()
         try:
             with open(partial, "wb") as file:
@@ -176,13 +194,13 @@ class Shelf:
                     os.unlink(os.path.join(self._cache_folder, f"{oldest:x}"))
 
     def _holding(self, pack: packs.Pack, *, besides: int) -> list[Target]:
-        """Targets with a copy, verified ones first. A damaged one may be good in part; whoever reads compares."""
+        """Targets with a copy, verified ones first. Others may be good, or good in part; whoever reads compares."""
         with self._store.read() as reader:
             known = {c.target: c.state for c in copies.of_pack(reader, pack.number) if c.target != besides}
         sources = self._sources()
         return [
             target
-            for wanted in (CopyState.VERIFIED, CopyState.DAMAGED)
+            for wanted in (CopyState.VERIFIED, CopyState.UPLOADED, CopyState.DAMAGED)
             for number, target in sources.items()
             if known.get(number) is wanted
         ]
@@ -205,20 +223,68 @@ class Shelf:
             path = self.fetch(pack)
         yield FileBody(path, pack.size_bytes, pack.sha256)
 
+    def is_whole(self, pack: packs.Pack) -> bool:
+        """Whether a pack's local file is what was recorded. Raises OSError when that cannot be told."""
+        digest = hashlib.sha256()
+        try:
+            with open(self._local(pack), "rb", buffering=0) as file:
+                while block := file.read(HASH_BLOCK_BYTES):
+                    digest.update(block)
+        except FileNotFoundError:
+            return False
+        except OSError as problem:
+            if problem.errno != errno.EIO:
+                raise
+            log.error("shelf.unreadable", extra={"pack": pack.id.hex(), "why": str(problem)})  # noqa: TRY400 - it is an answer
+            return False
+        return digest.digest() == pack.sha256
+
+    def local_packs(self) -> Iterator[PackNumber]:
+        """The packs whose files are here; takes as long as there are such files, not packs."""
+        for name in os.listdir(self._folder):
+            stem, _, kind = name.partition(".")
+            if kind != "pack":
+                continue
+            with self._store.read() as reader:
+                number = packs.number_of(reader, PackId(bytes.fromhex(stem)))
+            if number is not None:
+                yield number
+
+    def discard(self, pack: packs.Pack) -> None:
+        """Give up a local file that is wrong; a target has the pack."""
+        with self._store.write() as tx:
+            known = packs.get(tx, pack.number)
+            if known is not None:
+                packs.put(tx, dataclasses.replace(known, local=False))
+        self._store.sync(self._store.position)
+        self.remove(pack)
+
+    def remove(self, pack: packs.Pack) -> None:
+        """Remove a pack's local file, of which the rows do not speak any more."""
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(self._local(pack))
+
     def release(self, number: PackNumber, *, copies_enough: int | None = None) -> bool:
         """Remove a pack's local file once every target (or *copies_enough* of them) has verified it."""
-        with self._store.write() as tx:
-            pack = packs.get(tx, number)
-            if pack is None or not pack.local:
+        with self._store.read() as reader:  # most often the answer is no, which must not cost a turn to write
+            if _releasable(reader, number, copies_enough) is None:
                 return False
-            verified = {c.target for c in copies.of_pack(tx, number) if c.state is CopyState.VERIFIED}
-            wanted = set(targets.current(tx))
-            done = len(verified & wanted) >= copies_enough if copies_enough is not None else verified >= wanted
-            if not done or not verified & wanted:
+        with self._store.write() as tx:
+            pack = _releasable(tx, number, copies_enough)
+            if pack is None:
                 return False
             packs.put(tx, dataclasses.replace(pack, local=False))
         # the copies that were counted must not be forgotten with the power once this file is gone
         self._store.sync(self._store.position)
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(self._local(pack))
+        self.remove(pack)
         return True
+
+
+def _releasable(reader: Reader, number: PackNumber, copies_enough: int | None) -> packs.Pack | None:
+    pack = packs.get(reader, number)
+    if pack is None or not pack.local:
+        return None
+    wanted = set(targets.current(reader))
+    verified = wanted & {c.target for c in copies.of_pack(reader, number) if c.state is CopyState.VERIFIED}
+    done = verified == wanted if copies_enough is None else len(verified) >= copies_enough
+    return pack if done and verified else None

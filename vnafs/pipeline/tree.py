@@ -33,12 +33,24 @@ class Tree(Protocol):
         """STUB to REPLICATED: the staged file, complete and synced, becomes the local bytes by rename."""
         ...
 
+    def hold(self, inode: Inode, version: Version) -> Verdict:
+        """Let writers of an OPEN file wait, no longer than the tree allows; BUSY when that must not be just now."""
+        ...
+
+    def let_go(self, inode: Inode, version: Version) -> Verdict:
+        """Its writers go on. GONE when they did before, because the time was over."""
+        ...
+
     def facts(self, inode: Inode) -> FileFacts:
         """What is known of a file now. Raises NotFound."""
         ...
 
     def postpone(self, candidates: Sequence[tuple[Candidate, Instant]]) -> None:
         """Give rows that are still in place a new due time."""
+        ...
+
+    def supersede(self, why: str) -> None:
+        """Targets have gone on without this index: let clients read, and change nothing, also after a restart."""
         ...
 
     def fold(self) -> None:

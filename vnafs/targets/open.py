@@ -16,6 +16,7 @@ from vnafs.targets.directory import DirectoryTarget
 from vnafs.targets.limits import Limits
 from vnafs.targets.port import Target
 from vnafs.targets.retrying import RetryingTarget
+from vnafs.targets.sensible import SensibleTarget
 from vnafs.targets.throttled import ThrottledTarget
 
 
@@ -50,12 +51,13 @@ def open_adapter(
         return DirectoryTarget(name, address.path, clock, known)
     if isinstance(address, S3Address) and isinstance(credentials, S3Credentials):
         from vnafs.targets.s3 import S3Target  # noqa: PLC0415  # large library, see above
+        from vnafs.targets.s3_errors import UNTOLD  # noqa: PLC0415  # the same
 
-        return S3Target(name, address, credentials, clock, limits, known)
+        return SensibleTarget(S3Target(name, address, credentials, clock, limits, known), UNTOLD)
     if isinstance(address, AzureAddress) and isinstance(credentials, AzureCredentials):
         from vnafs.targets.azure import AzureTarget  # noqa: PLC0415  # large library, see above
 
-        return AzureTarget(name, address, credentials, clock, limits, known)
+        return SensibleTarget(AzureTarget(name, address, credentials, clock, limits, known), ())
     raise ConfigurationInvalid(
         file="",
         key=f"target {name}",

@@ -13,11 +13,16 @@ from botocore.exceptions import (
     PartialCredentialsError,
     SSLError,
 )
+from botocore.parsers import ResponseParserError
+from urllib3.exceptions import HTTPError
 
 from vnafs.domain.clock import Clock
 from vnafs.domain.errors import TargetError, TargetRefused, TargetUnavailable
 from vnafs.domain.ids import TargetName
 from vnafs.targets.http_dates import is_skewed, retry_after_seconds
+
+UNTOLD = (ResponseParserError, HTTPError)
+"""What botocore also raises or lets through, and is no BotoCoreError."""
 
 _BROKEN_ON_THE_WAY = frozenset(
     {"BadDigest", "InvalidDigest", "XAmzContentSHA256Mismatch", "XAmzContentChecksumMismatch", "IncompleteBody"}

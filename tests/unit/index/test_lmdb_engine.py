@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import shutil
 import subprocess
 import sys
 import threading
@@ -15,6 +16,7 @@ import pytest
 
 from vnafs.domain.errors import ArchiveBusy, IndexBroken, NoSpace, NotYet, ReadOnly, StorageFailed
 from vnafs.index.engines import log as logfile
+from vnafs.index.engines.environment import Environment, Mark
 from vnafs.index.engines.lmdb import LmdbEngine, LogSettings
 
 UNFOLDED = LogSettings(segment_bytes=1 << 16, fold_age_seconds=3600, fold_bytes=1 << 30)
@@ -456,6 +458,33 @@ def test_closing_on_a_full_disk_keeps_everything_in_the_log(tmp_path: Path) -> N
     with contextlib.closing(LmdbEngine(str(tmp_path / "index"), log=UNFOLDED)) as engine:
         assert get(engine, b"a") == b"1"
         assert engine.position == 1
+
+
+def test_a_log_whose_rows_find_no_room_at_once_is_replayed_in_parts(tmp_path: Path) -> None:
+    path, rows, map_size_bytes = str(tmp_path / "index"), range(300), 450 * 4096
+    log = LogSettings(segment_bytes=1 << 20, fold_age_seconds=3600, fold_bytes=1 << 30)
+    with contextlib.closing(LmdbEngine(path, log=log)) as engine, engine.write() as tx:
+        for number in rows:
+            tx.put(b"%03d" % number, b"1" * 1900)  # a page each
+    engine = LmdbEngine(path, log=log, faults=Hooks(log_folding=fails_with(errno.ENOSPC)))
+    for number in rows:
+        put(engine, b"%03d" % number, b"2" * 1900)
+    position = engine.position
+    engine.close()
+    shutil.copytree(path, tmp_path / "whole")
+    for name in logfile.SEGMENT_NAMES:
+        (tmp_path / "whole" / name).unlink()
+    whole = Environment(
+        str(tmp_path / "whole"), map_size_bytes=map_size_bytes, reserve_bytes=0, read_only=False, tables=b""
+    )
+    with contextlib.closing(whole), pytest.raises(NoSpace, match="map size"):
+        whole.commit([(b"%03d" % number, b"2" * 1900) for number in rows], Mark(1, position))
+    with (
+        contextlib.closing(LmdbEngine(path, log=log, map_size_bytes=map_size_bytes, reserve_bytes=0)) as engine,
+        engine.read() as reader,
+    ):
+        assert {value[:1] for _, value in reader.scan(b"0", b"3")} == {b"2"}
+        assert engine.position == position
 
 
 def test_a_full_map_without_a_log_changes_nothing(tmp_path: Path) -> None:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from vnafs.domain.errors import DaemonUnreachable
+import pytest
+
+from vnafs.domain.errors import DaemonUnreachable, NoSpace
 from vnafs.pipeline.evict import Watermarks
 from vnafs.pipeline.room import Room
 
@@ -16,9 +18,10 @@ class Disk:
         self.used = used
         self.cached = cached
         self.broken = False
+        self.limit = 95
 
     def marks(self) -> tuple[int, Watermarks]:
-        return self.used, Watermarks(high_bytes=80, low_bytes=60)
+        return self.used, Watermarks(high_bytes=80, low_bytes=60, limit_bytes=self.limit)
 
     def shed(self) -> None:
         self.used -= self.cached
@@ -70,3 +73,38 @@ def test_a_tree_that_does_not_answer_is_no_failure_here() -> None:
     disk.broken = True
     disk.room.make(10)
     assert not disk.room.has(1)
+
+
+def test_what_is_brought_back_never_takes_of_the_reserve() -> None:
+    disk = Disk(90)
+    disk.broken = True  # nothing can be evicted
+    room = disk.room
+    with room.taking(5):
+        pass
+    with pytest.raises(NoSpace), room.taking(6):
+        pass
+
+
+def test_what_is_promised_to_one_is_not_given_to_another() -> None:
+    disk = Disk(70)
+    disk.broken = True
+    room = disk.room
+    with room.taking(20):
+        assert not room.has(1)
+        with pytest.raises(NoSpace), room.taking(6):
+            pass
+        with pytest.raises(NoSpace), room.spare(1):
+            pass
+    with room.spare(10):
+        assert not room.has(1)
+    assert room.has(10)
+
+
+def test_a_reserve_above_the_high_mark_is_the_mark() -> None:
+    disk = Disk(50)
+    disk.limit = 60
+    assert disk.room.has(10)
+    assert not disk.room.has(11)
+    disk.used = 58
+    with disk.room.taking(10):
+        assert disk.used == 50

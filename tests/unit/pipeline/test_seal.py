@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import mmap
 import os
 from collections.abc import Callable, Iterator
@@ -14,6 +15,7 @@ from vnafs.domain.clock import NANOSECONDS, Instant
 from vnafs.domain.faults import NoFaults
 from vnafs.domain.files import Candidate, FileFacts, FileState
 from vnafs.domain.ids import Inode, RepositoryId, Version
+from vnafs.local.syncing import Synced
 from vnafs.pipeline.seal import Gone, Later, Reading, leasable, reading
 
 QUIET_SECONDS = 5.0
@@ -67,7 +69,7 @@ def begin(local: Path) -> Begin:
             found or facts(),
             str(local),
             quiet_seconds=QUIET_SECONDS,
-            synced=Instant(now),
+            synced=Synced(Instant(now)),
             clock=At(now),
             faults=NoFaults(),
         ) as result:
@@ -156,3 +158,20 @@ def test_a_lease_is_given_back_at_once(local: Path) -> None:
     writing = os.open(local, os.O_WRONLY | os.O_NONBLOCK)  # would fail with EWOULDBLOCK while a lease is held
     os.close(writing)
     os.close(descriptor)
+
+
+@pytest.mark.parametrize("synced", [Synced(Instant(0)), Synced(Instant(1 << 62), after=Instant(1 << 62))])
+def test_bytes_that_no_common_sync_covers_need_one_of_their_own_or_are_not_sealed(
+    local: Path, monkeypatch: pytest.MonkeyPatch, synced: Synced
+) -> None:
+    def refuse(_: int) -> None:
+        raise OSError(errno.EIO, "the disk does not keep them")
+
+    now = local.stat().st_ctime_ns + int((QUIET_SECONDS + 1) * NANOSECONDS)
+    candidate = Candidate(Inode(7), Version(1), FileState.OPEN, Instant(now))
+    sealing = reading(
+        candidate, facts(), str(local), quiet_seconds=QUIET_SECONDS, synced=synced, clock=At(now), faults=NoFaults()
+    )
+    monkeypatch.setattr(os, "fdatasync", refuse)
+    with pytest.raises(OSError, match="does not keep"), sealing:
+        pass

@@ -19,7 +19,7 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from vnafs.domain.errors import NoSpace, StorageFailed, VnaError
 from vnafs.domain.faults import Faults
@@ -31,8 +31,12 @@ from vnafs.index.engines.overlay import Generation
 
 _log = logging.getLogger(__name__)
 
-_REPLAY_RECORDS = 4096
-"""Records folded at once at start: bounds the memory and the space that recovery needs."""
+_REPLAY_RECORDS = 65536
+"""Records folded at once at start: bounds the memory that recovery needs. Changes all over the map cost a page each,
+which fewer commits write fewer times."""
+_REPLAY_RECORDS_MIN = 64
+_REPLAY_SHRINKS = 8
+"""On a full disk so many times fewer, down to the minimum: a small commit finds room in pages that others freed."""
 
 
 class Folding:
@@ -73,14 +77,9 @@ class Folding:
             if mark and mark.epoch:
                 segments = logfile.map_segments(path)
                 records = logfile.chain(segments, mark.epoch, sequence, what=path)
-                for first in range(0, len(records), _REPLAY_RECORDS):
-                    batch = records[first : first + _REPLAY_RECORDS]
-                    rows: dict[bytes, bytes | None] = {}
-                    for record in batch:
-                        rows.update(record.rows())
-                    sequence = batch[-1].sequence
-                    self._environment.commit(sorted(rows.items()), Mark(mark.epoch, sequence))
+                self._replay(records, mark.epoch)
                 if records:
+                    sequence = records[-1].sequence
                     _log.info("index log replayed", extra={"records": len(records), "sequence": sequence})
                     self._faults.reach("log.replayed")
             self._log = logfile.open_log(path, self._settings.segment_bytes)
@@ -93,6 +92,23 @@ class Folding:
             self._log.close()
             raise
         return sequence
+
+    def _replay(self, records: Sequence[logfile.Record], epoch: int) -> None:
+        """Fold what a log holds. Raises NoSpace when not even a few records find room."""
+        done, at_once = 0, _REPLAY_RECORDS
+        while done < len(records):
+            batch = records[done : done + at_once]
+            rows: dict[bytes, bytes | None] = {}
+            for record in batch:
+                rows.update(record.rows())
+            try:
+                self._environment.commit(sorted(rows.items()), Mark(epoch, batch[-1].sequence))
+            except NoSpace:
+                if at_once <= _REPLAY_RECORDS_MIN:
+                    raise
+                at_once = min(at_once, len(batch)) // _REPLAY_SHRINKS + 1
+                continue
+            done += len(batch)
 
     # -- positions -------------------------------------------------------------------------------------------
 

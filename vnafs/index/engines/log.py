@@ -32,7 +32,8 @@ import dataclasses
 import mmap
 import os
 import struct
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 import xxhash
 
@@ -51,8 +52,9 @@ _ZEROS_BYTES = 1 << 20
 class LogSettings:
     """How much may wait in the log, and how long."""
 
-    segment_bytes: int = 64 << 20
-    """Of each of the two files; allocated in full when they are made."""
+    segment_bytes: int = 16 << 20
+    """Of each of the two files; allocated in full when they are made. Both may be full of what is not folded when a
+    process dies, and a start folds them first: this bounds its time, and the memory for rows that wait."""
     fold_age_seconds: float = 0.05
     """A change is folded at the latest so long after it was made, as long as the disk keeps up."""
     fold_bytes: int = 4 << 20
@@ -63,27 +65,31 @@ class LogSettings:
     """Pause after a fold that found the disk full."""
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class Record:
+class Record(NamedTuple):
     """One transaction as found in a segment."""
 
     sequence: int
     synced: int
     body: memoryview
 
-    def rows(self) -> Iterator[tuple[bytes, bytes | None]]:
+    def rows(self) -> dict[bytes, bytes | None]:
         """Keys with their new values; None for a removed one. Only of records whose checksum held."""
-        body, at = self.body, 0
-        while at < len(body):
-            key_length, value_length = _ROW.unpack_from(body, at)
-            at += _ROW.size
-            key = bytes(body[at : at + key_length])
-            at += key_length
+        found: dict[bytes, bytes | None] = {}
+        body, stop = bytes(self.body), len(self.body)
+        unpack, head_bytes = _ROW.unpack_from, _ROW.size
+        at = 0
+        while at < stop:
+            key_length, value_length = unpack(body, at)
+            at += head_bytes
+            value_at = at + key_length
+            key = body[at:value_at]
             if value_length == _REMOVED:
-                yield key, None
+                found[key] = None
+                at = value_at
             else:
-                yield key, bytes(body[at : at + value_length])
-                at += value_length
+                at = value_at + value_length
+                found[key] = body[value_at:at]
+        return found
 
 
 def encode(changed: Mapping[bytes, bytes | None], epoch: int, sequence: int, synced: int) -> bytes:
@@ -116,8 +122,8 @@ def _record_at(raw: memoryview, at: int, epoch: int) -> Record | None:
     return Record(sequence, synced, raw[at + _HEADER.size : stop])
 
 
-def _run(raw: memoryview, epoch: int) -> list[Record]:
-    """The records from the start of a segment on, as long as each follows on the one before."""
+def _run(raw: memoryview, epoch: int) -> tuple[list[Record], int]:
+    """The records from the start of a segment on, as long as each follows on the one before, and where they end."""
     found: list[Record] = []
     at = 0
     while (record := _record_at(raw, at, epoch)) is not None:
@@ -125,7 +131,7 @@ def _run(raw: memoryview, epoch: int) -> list[Record]:
             break
         found.append(record)
         at = _aligned(at + _HEADER.size + len(record.body))
-    return found
+    return found, at
 
 
 def _aligned(offset: int) -> int:
@@ -138,26 +144,29 @@ def chain(segments: Sequence[mmap.mmap], epoch: int, folded: int, *, what: str) 
     Raises IndexBroken when a record that was synced is damaged or gone.
     """
     views = [memoryview(segment) for segment in segments]
+    runs = [_run(view, epoch) for view in views]
     found: list[Record] = []
     reached = folded
-    for run in sorted((run for view in views if (run := _run(view, epoch))), key=lambda run: run[0].sequence):
+    for run in sorted((run for run, _ in runs if run), key=lambda run: run[0].sequence):
         for record in run:
             if record.sequence == reached + 1:
                 found.append(record)
                 reached = record.sequence
-    for raw, view in zip(segments, views, strict=True):
-        _refuse_damage(raw, view, epoch, reached, what)
+    for raw, view, (run, end) in zip(segments, views, runs, strict=True):
+        # a record vouches only for what came before it: those of a run that was reached to its end for nothing later
+        passed = end if run and run[-1].sequence <= reached else 0
+        _refuse_damage(raw, view, passed, epoch, reached, what)
     return found
 
 
-def _refuse_damage(raw: mmap.mmap, view: memoryview, epoch: int, reached: int, what: str) -> None:
+def _refuse_damage(raw: mmap.mmap, view: memoryview, start: int, epoch: int, reached: int, what: str) -> None:
     ours = _MAGIC + epoch.to_bytes(8, "big")
-    at = raw.find(ours)
+    at = raw.find(ours, start)
     while at >= 0:
-        start = at - 8
-        if start >= 0 and start % _ALIGN == 0 and start + _HEADER.size <= len(view):
-            synced = _HEADER.unpack_from(view, start)[5]
-            if synced > reached and _record_at(view, start, epoch) is not None:
+        record_at = at - 8
+        if record_at >= 0 and record_at % _ALIGN == 0 and record_at + _HEADER.size <= len(view):
+            synced = _HEADER.unpack_from(view, record_at)[5]
+            if synced > reached and _record_at(view, record_at, epoch) is not None:
                 raise IndexBroken(
                     what=what, why=f"its log is damaged: change {reached + 1} was on disk and cannot be read"
                 )

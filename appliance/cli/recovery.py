@@ -1,0 +1,158 @@
+"""`vna restore` and `vna adopt`: an archive from one target alone, and one that goes on after it was overtaken."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import time
+from collections.abc import Mapping
+
+import tomlkit
+from tomlkit.exceptions import TOMLKitError
+
+from appliance import config
+from appliance.cli.archives import HEADER, write
+from appliance.cli.asking import Asking
+from appliance.cli.console import Console, printable
+from appliance.config import Configuration
+from appliance.daemons import supervisor
+from vnafs import store as archive_store
+from vnafs.domain.clock import NANOSECONDS, SystemClock
+from vnafs.domain.errors import AlreadyExists, Damaged
+from vnafs.domain.ids import TargetName
+from vnafs.targets.address import parse_address
+from vnafs.targets.credentials import find_credentials
+from vnafs.targets.open import open_target
+from vnafs.targets.port import Target
+
+NAME_OF_UNKNOWN = "restored"
+"""Of the target restored from, where the archive's own configuration does not name it."""
+
+
+def restore(args: argparse.Namespace, console: Console, environ: Mapping[str, str]) -> int:
+    """Rebuild an archive in an empty folder, and serve it. Raises AlreadyExists, NotFound, ConfigurationInvalid."""
+    from vnafs.upkeep import restore as work  # noqa: PLC0415 - no other command needs it
+
+    archive = os.path.abspath(args.into)
+    if os.path.isdir(archive) and os.listdir(archive):
+        raise AlreadyExists(what=f"Something in {archive}")
+    file = os.path.join(archive, config.FILE_NAME)
+    credentials = os.path.abspath(args.credentials_file) if args.credentials_file else ""
+    source = _open(TargetName("source"), args.source, credentials, environ)
+    os.makedirs(archive, mode=0o700, exist_ok=True)
+    began = time.monotonic()
+    namespace, store = archive_store.open_to_fill(archive)
+    try:
+        with console.progress("restoring") as advance:
+            report = work.rebuild(
+                source,
+                args.source,
+                namespace,
+                store,
+                name=lambda text: TargetName(_document(text, args, credentials)[1]),
+                clock=SystemClock(),
+                progress=lambda what, done, total: advance(done, total, what),
+            )
+    finally:
+        namespace.close()
+        store.close()
+        source.close()
+    document, _ = _document(report.configuration, args, credentials)
+    configuration = config.parse(document.unwrap(), archive=archive, file=file)
+    write(file, document)  # from here on this is an archive
+    seconds = time.monotonic() - began
+    age = max(0.0, time.time() - report.recorded_ns / NANOSECONDS)
+    answer = {
+        "archive": archive,
+        "files": report.files,
+        "files_without_bytes": report.without_bytes,
+        "packs": report.packs,
+        "packs_missing": report.packs_missing,
+        "segment": report.number,
+        "recorded_seconds_ago": round(age),
+        "problems": report.problems,
+        "seconds": round(seconds, 1),
+    }
+
+    def show() -> None:
+        for problem in report.problems:
+            console.say(f"warning: {printable(problem)}")
+        if report.without_bytes:
+            console.say(
+                f"warning: {report.without_bytes} files have no bytes on this target; they are there and cannot be "
+                "read. `vna lost` names them."
+            )
+        console.say(
+            f"{report.files} files are back in {archive}, as recorded {round(age)} seconds ago ({seconds:.1f} s). "
+            "Bytes come when they are read; copies are verified in the background."
+        )
+
+    console.result(answer, show)
+    if args.serve:
+        console.say(f"Serving at {configuration.mount}; SIGTERM or Ctrl-C stops it.")
+        return supervisor.run(archive, {}, environ)
+    return Damaged.exit_code if report.problems or report.without_bytes else 0
+
+
+def _document(text: str, args: argparse.Namespace, credentials: str) -> tuple[tomlkit.TOMLDocument, str]:
+    """The configuration as it was recorded, with this mount and only the target restored from; and that one's name."""
+    try:
+        document = tomlkit.parse(text)
+    except TOMLKitError:
+        document = tomlkit.document()
+    if "version" not in document:
+        document = tomlkit.document()
+        for line in HEADER.splitlines():
+            document.add(tomlkit.comment(line))
+        document.add("version", tomlkit.item(1))
+    document["mount"] = os.path.abspath(args.mount)
+    known = [dict(table) for table in document.unwrap().get("target", []) if isinstance(table, dict)]
+    chosen = next((table for table in known if table.get("url") == args.source), {"name": NAME_OF_UNKNOWN})
+    table = tomlkit.table()
+    table.update({**chosen, "url": args.source})
+    table.pop("credentials_file", None)
+    if credentials:
+        table["credentials_file"] = credentials
+    found = tomlkit.aot()
+    found.append(table)
+    document.pop("target", None)
+    document.add("target", found)
+    return document, str(chosen["name"])
+
+
+def _open(name: TargetName, url: str, credentials_file: str, environ: Mapping[str, str]) -> Target:
+    address = parse_address(url, file="(arguments)", key="--from")
+    credentials = find_credentials(address, file=credentials_file, environ=environ, key="--credentials-file")
+    return open_target(name, address, credentials, SystemClock())
+
+
+def adopt(_: argparse.Namespace, asking: Asking) -> int:
+    """Let this archive go on although its targets went on without it. Raises ArchiveBusy while it runs."""
+    from vnafs.index import targets  # noqa: PLC0415 - no other command opens the index as its owner
+    from vnafs.upkeep import adopt as work  # noqa: PLC0415
+
+    configuration: Configuration = asking.configuration
+    namespace = archive_store.open_namespace(configuration.archive)
+    try:
+        store = archive_store.open_store(configuration.archive)
+        try:
+            with store.read() as reader:
+                numbers = {row.name: row.number for row in targets.current(reader).values()}
+            places = {
+                numbers[TargetName(t.name)]: _open(TargetName(t.name), t.url, t.credentials_file, asking.environ)
+                for t in configuration.targets
+                if TargetName(t.name) in numbers
+            }
+            report = work.adopt(namespace, store, places, clock=SystemClock())
+        finally:
+            store.close()
+    finally:
+        namespace.close()
+    asking.console.result(
+        {"segment": report.number, "epoch": report.epoch, "copies_in_doubt": report.copies_in_doubt},
+        lambda: asking.console.say(
+            f"This archive goes on after segment {report.number}, in epoch {report.epoch}; {report.copies_in_doubt} "
+            "copies are verified again. What only the other run stored stays on the targets and is not used."
+        ),
+    )
+    return 0

@@ -1,0 +1,110 @@
+"""What a manifest carries of the index, and which rows of it changed since a cursor.
+
+Carried are the rows that cannot be derived from others: inodes, entries, links, extended attributes and repositories;
+packs, contents, pieces and protections; some named values. Feeds tell where to look, the rows are read as they are
+now, all in one view: so what is written is a state that the index was in. Knows no object and no target.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Iterator
+
+from vnafs.content.manifest import NAMESPACE, STORE, Operation, Row
+from vnafs.domain.events import Event, EventKind
+from vnafs.domain.ids import ContentNumber, Inode, PackNumber, PieceNumber
+from vnafs.index import keys, meta, packs
+from vnafs.index.engine import Reader, prefix_stop
+
+NAMESPACE_TABLES = (b"E", b"I", b"L", b"R", b"X")
+"""In key order."""
+STORE_TABLES = (b"C", b"K", b"P", b"W")
+META_NAMES = (meta.ARCHIVE_ID, meta.COOKIE_RANGE, meta.EPOCH, meta.INODE_RANGE)
+"""Named values of the namespace, in key order."""
+
+_ONLY_BYTES = frozenset((EventKind.STATE, EventKind.VERSION))
+_OF_NAMES = frozenset((EventKind.CREATED, EventKind.NAMED, EventKind.UNNAMED))
+
+
+def of_namespace(reader: Reader, events: Iterable[Event]) -> Iterator[Row]:
+    """The rows that the events speak of, each once."""
+    inodes: dict[Inode, bool] = {}
+    names: dict[tuple[Inode, bytes], None] = {}
+    for event in events:
+        inodes[event.inode] = inodes.get(event.inode, False) or event.kind not in _ONLY_BYTES
+        if event.kind in _OF_NAMES:
+            names[event.parent, event.name] = None
+            inodes.setdefault(event.parent, False)  # its times and links changed
+    for inode in sorted(inodes):
+        row = _row(reader, NAMESPACE, keys.inode(inode))
+        yield row
+        if inodes[inode]:
+            prefix = keys.xattrs(inode)
+            yield Row(Operation.DELETE_PREFIX, NAMESPACE + prefix)
+            if row.operation is Operation.PUT:
+                yield from _rows(reader, NAMESPACE, prefix, prefix_stop(prefix))
+                target = reader.get(keys.symlink(inode))
+                if target is not None:
+                    yield Row(Operation.PUT, NAMESPACE + keys.symlink(inode), bytes(target))
+            else:
+                yield Row(Operation.DELETE, NAMESPACE + keys.symlink(inode))
+    for parent, name in sorted(names):
+        yield _row(reader, NAMESPACE, keys.entry(parent, name))
+
+
+def of_store(reader: Reader, events: Iterable[Event]) -> Iterator[Row]:
+    """The packs that the events speak of, with their contents and pieces.
+
+    Of a pack that is gone only its row is removed: what was in it goes with it when an index is rebuilt.
+    """
+    for number in sorted({PackNumber(event.detail) for event in events}):
+        yield _row(reader, STORE, keys.pack(number))
+        pack = packs.get(reader, number)
+        if pack is None:
+            continue
+        contents_stop = keys.content(ContentNumber(pack.contents_first + pack.contents_count))
+        yield from _rows(reader, STORE, keys.content(pack.contents_first), contents_stop)
+        pieces_stop = keys.piece(PieceNumber(pack.pieces_first + pack.pieces_count))
+        yield from _rows(reader, STORE, keys.piece(pack.pieces_first), pieces_stop)
+
+
+def few_of_namespace(reader: Reader) -> Iterator[Row]:
+    """What is small enough to be told whole each time: repositories and named values."""
+    yield from _whole(reader, NAMESPACE, keys.REPOSITORIES)
+    for name in META_NAMES:
+        yield _row(reader, NAMESPACE, keys.meta(name))
+
+
+def few_of_store(reader: Reader) -> Iterator[Row]:
+    """The same of the store: files that stay open."""
+    yield from _whole(reader, STORE, keys.PROTECTIONS)
+
+
+def everything(reader: Reader, which: bytes, after: bytes, limit: int) -> list[Row]:
+    """At most *limit* rows of all that is carried of one map, with keys past *after* (map byte included), in order."""
+    found: list[Row] = []
+    ranges = [(table, prefix_stop(table)) for table in (NAMESPACE_TABLES if which == NAMESPACE else STORE_TABLES)]
+    if which == NAMESPACE:
+        ranges += [(keys.meta(name), keys.meta(name) + b"\0") for name in META_NAMES]
+    for start, stop in sorted(ranges):
+        begin = max(start, after[1:] + b"\0") if after else start
+        if begin < stop:
+            found += itertools.islice(_rows(reader, which, begin, stop), limit - len(found))
+        if len(found) >= limit:
+            break
+    return found
+
+
+def _row(reader: Reader, which: bytes, key: bytes) -> Row:
+    value = reader.get(key)
+    return Row(Operation.DELETE, which + key) if value is None else Row(Operation.PUT, which + key, bytes(value))
+
+
+def _rows(reader: Reader, which: bytes, start: bytes, stop: bytes) -> Iterator[Row]:
+    for key, value in reader.scan(start, stop):
+        yield Row(Operation.PUT, which + bytes(key), bytes(value))
+
+
+def _whole(reader: Reader, which: bytes, prefix: bytes) -> Iterator[Row]:
+    yield Row(Operation.DELETE_PREFIX, which + prefix)
+    yield from _rows(reader, which, prefix, prefix_stop(prefix))

@@ -1,0 +1,220 @@
+"""Manifests: what rebuilds this archive elsewhere, recorded while it changes and sent to every target.
+
+One thread records, one for each target sends. At the start, and with every object, it shows whether a target went on
+without this index; then nothing more is recorded or sent, and *superseded* is told.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import threading
+from collections.abc import Callable, Collection, Mapping
+from typing import Protocol
+
+from vnafs.domain.clock import Clock
+from vnafs.domain.copies import Capabilities
+from vnafs.domain.errors import DaemonUnreachable, NoSpace, Superseded, TargetError, VnaError
+from vnafs.domain.faults import Faults
+from vnafs.domain.ids import TargetName
+from vnafs.index import meta
+from vnafs.index.engine import Engine
+from vnafs.targets.port import Target
+from vnafs.upkeep.ledger import Ledger, Sent
+from vnafs.upkeep.record import Record
+from vnafs.upkeep.send import Send
+
+log = logging.getLogger(__name__)
+
+COMPARE_SECONDS_MAX = 15.0
+"""Waited for targets at the start; those that do not answer are compared with the first object sent."""
+
+
+class Place(Protocol):
+    """A target that is configured and counts."""
+
+    @property
+    def number(self) -> int:
+        """Its number in the store."""
+        ...
+
+    @property
+    def target(self) -> Target:
+        """The target itself."""
+        ...
+
+    def capabilities(self) -> Capabilities:
+        """What it can do."""
+        ...
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Progress:
+    """How far one target is, for status."""
+
+    name: TargetName
+    sent: Sent
+    why: str
+
+
+class Manifests:
+    """See the module."""
+
+    def __init__(  # noqa: PLR0913 - parts and exits, each named where it is wired
+        self,
+        folder: str,
+        store: Engine,
+        namespace: Engine,
+        *,
+        archive: bytes,
+        fold: Callable[[], None],
+        configuration: Callable[[], str],
+        places: Callable[[], Collection[Place]],
+        superseded: Callable[[str], None],
+        seconds_max: float,
+        clock: Clock,
+        faults: Faults,
+        fatal: Callable[[BaseException], None],
+    ) -> None:
+        self.ledger = Ledger(folder, store)
+        self._record = Record(
+            self.ledger,
+            store,
+            namespace,
+            archive=archive,
+            fold=fold,
+            configuration=configuration,
+            clock=clock,
+            faults=faults,
+        )
+        self._store = store
+        self._namespace = namespace
+        self._archive = archive
+        self._places = places
+        self._superseded = superseded
+        self._seconds_max = seconds_max
+        self._clock = clock
+        self._faults = faults
+        self._fatal = fatal
+        self._lock = threading.Lock()
+        self._senders: dict[int, Send] = {}
+        self._started = False
+        self._stopping = threading.Event()
+        self._hurry = threading.Event()
+        self.rival = ""
+        """Why nothing is recorded any more, or nothing."""
+        self._thread = threading.Thread(target=self._run, name="manifests", daemon=True)
+
+    # -- life ----------------------------------------------------------------------------------------------------
+
+    def compare(self) -> str:
+        """Whether an earlier run, or a target that answers soon, says that the archive went on without us; why."""
+        with self._namespace.read() as reader:
+            known = meta.get_bytes(reader, meta.SUPERSEDED)
+        if known is not None:
+            self._stop_for(known.decode())
+            return self.rival
+        asked = [threading.Thread(target=self._compare, args=(send,), daemon=True) for send in self._current()]
+        for thread in asked:
+            thread.start()
+        until = self._clock.monotonic() + COMPARE_SECONDS_MAX
+        for thread in asked:
+            thread.join(max(0.0, until - self._clock.monotonic()))
+        return self.rival
+
+    def _compare(self, send: Send) -> None:
+        try:
+            send.compare()
+        except Superseded as problem:
+            self._stop_for(str(problem))
+        except TargetError as problem:
+            log.warning("manifest.not_compared", extra={"target": send.name, "why": str(problem)})
+
+    def start(self) -> None:
+        """Begin to record and send."""
+        self._started = True
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End. What is recorded is sent by the next run."""
+        self._stopping.set()
+        self._hurry.set()
+        for send in self._senders.values():
+            send.stop()
+        if self._thread.is_alive():
+            self._thread.join(timeout=10)
+
+    def hurry(self) -> None:
+        """Record now instead of when it is time."""
+        self._hurry.set()
+
+    def _run(self) -> None:
+        try:
+            while not self._stopping.is_set():
+                self._hurry.clear()
+                self.step()
+                self._hurry.wait(self._seconds_max)
+        except BaseException as problem:
+            self._fatal(problem)
+
+    # -- work ----------------------------------------------------------------------------------------------------
+
+    def step(self) -> bool:
+        """Record once, and wake those that send, or send here when not started; whether all is sent then."""
+        if self.rival:
+            return False
+        try:
+            self._record.step()
+        except (DaemonUnreachable, NoSpace) as problem:
+            log.warning("manifest.not_recorded", extra={"why": str(problem)})
+        current = self._current()
+        if self._started:
+            for send in current:
+                send.kick()
+            return False
+        done = [send.step() for send in current]  # all of them, whatever became of the first
+        return all(done)
+
+    def snapshot(self) -> None:
+        """Make a new snapshot now. Raises DaemonUnreachable, NoSpace, StorageFailed."""
+        self._record.snapshot()
+
+    def _current(self) -> list[Send]:
+        places: Mapping[int, Place] = {place.number: place for place in self._places()}
+        with self._lock:
+            for number in self._senders.keys() - places.keys():
+                self._senders.pop(number).stop()
+            for number in places.keys() - self._senders.keys():
+                place = places[number]
+                self._senders[number] = Send(
+                    number,
+                    place.target,
+                    place.capabilities,
+                    self.ledger,
+                    self._store,
+                    self._archive,
+                    clock=self._clock,
+                    faults=self._faults,
+                    rival=self._stop_for,
+                )
+            if self._started:
+                for send in self._senders.values():
+                    send.start()
+            return list(self._senders.values())
+
+    def _stop_for(self, why: str) -> None:
+        with self._lock:
+            first = not self.rival
+            self.rival = self.rival or why
+        if first:
+            log.critical("manifest.superseded", extra={"why": why})
+            try:
+                self._superseded(why)
+            except VnaError as problem:
+                log.warning("manifest.superseded_not_told", extra={"why": str(problem)})
+
+    def progress(self) -> list[Progress]:
+        """How far every target is."""
+        with self._lock:
+            senders = list(self._senders.values())
+        return [Progress(send.name, send.sent(), send.why) for send in senders]
