@@ -78,6 +78,16 @@ class ManifestSettings:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
+class ScrubSettings:
+    """[scrub]: copies and local files are looked at again before they are needed."""
+
+    period_seconds: float = 2_592_000.0
+    """Every copy is verified again, and every local file compared, within this (30 days)."""
+    bytes_per_second_max: int = 20 * MEBIBYTE
+    """Read for it, from targets and the local disk together; 0 for no limit."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
 class TargetSettings:
     """One [[target]]."""
 
@@ -100,6 +110,7 @@ class Configuration:
     spool: SpoolSettings = SpoolSettings()
     packs: PackSettings = PackSettings()
     manifests: ManifestSettings = ManifestSettings()
+    scrub: ScrubSettings = ScrubSettings()
     targets: tuple[TargetSettings, ...] = ()
 
     @property
@@ -145,7 +156,7 @@ def text(archive: str) -> str:
 def parse(document: Mapping[str, Any], *, archive: str, file: str) -> Configuration:
     """Check a parsed document as a whole. Raises ConfigurationInvalid at the first problem."""
     table = _Table(document, file, "")
-    table.only({"version", "mount", "file_system", "spool", "packs", "manifests", "target"})
+    table.only({"version", "mount", "file_system", "spool", "packs", "manifests", "scrub", "target"})
     version = table.get("version", int, 1)
     if version != 1:
         table.fail("version", version, "this program knows version 1", "Use a newer vnafs")
@@ -159,6 +170,7 @@ def parse(document: Mapping[str, Any], *, archive: str, file: str) -> Configurat
         spool=_section(table, "spool", SpoolSettings),
         packs=_section(table, "packs", PackSettings),
         manifests=_section(table, "manifests", ManifestSettings),
+        scrub=_section(table, "scrub", ScrubSettings),
         targets=tuple(_targets(table)),
     )
     _check(configuration, table)
@@ -206,7 +218,7 @@ class _Table:
         return [_Table(row, self._file, f"{key}[{number}].") for number, row in enumerate(rows)]
 
 
-_T = TypeVar("_T", FileSystemSettings, SpoolSettings, PackSettings, ManifestSettings, TargetSettings)
+_T = TypeVar("_T", FileSystemSettings, SpoolSettings, PackSettings, ManifestSettings, ScrubSettings, TargetSettings)
 _KINDS: Mapping[str, type] = {"int": int, "float": float, "str": str, "bool": bool}
 
 
@@ -266,6 +278,9 @@ def _check(configuration: Configuration, table: _Table) -> None:
     if configuration.manifests.seconds_max < 0.05:
         seconds = configuration.manifests.seconds_max
         table.fail("manifests.seconds_max", seconds, "is less than 0.05", "60 is a good choice")
+    if configuration.scrub.period_seconds < 1:
+        seconds = configuration.scrub.period_seconds
+        table.fail("scrub.period_seconds", seconds, "is less than one", "2592000 (30 days) is a good choice")
     if packs.workers < 1:
         table.fail("packs.workers", packs.workers, "is less than one", "Write the number of processors")
     for number, target in enumerate(configuration.targets):

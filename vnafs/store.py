@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from vnafs.pipeline.runner import Tiering
     from vnafs.pipeline.settings import TieringSettings
     from vnafs.upkeep.manifests import Manifests
+    from vnafs.upkeep.scrub import Scrub, ScrubSettings
 
 FOLDERS = ("namespace", "spool", "store", "packs", "staging", "cache", "frozen", "manifests", "run")
 
@@ -188,6 +189,32 @@ def open_manifests(  # noqa: PLR0913 - parts and exits, each named where it is w
         seconds_max=seconds_max,
         clock=clock,
         faults=faults,
+        fatal=fatal,
+    )
+
+
+def open_scrub(
+    archive: str,
+    store: Engine,
+    namespace: Engine,
+    tiering: Tiering,
+    settings: ScrubSettings,
+    *,
+    clock: Clock,
+    fatal: Callable[[BaseException], None],
+) -> Scrub:
+    """What looks at the archive's copies and local files again."""
+    from vnafs.pipeline.namespace import Namespace  # noqa: PLC0415 - only tierd needs them
+    from vnafs.upkeep.scrub import Scrub  # noqa: PLC0415
+
+    return Scrub(
+        store,
+        Namespace(namespace),
+        Spool(folder(archive, "spool")).local_path,
+        settings,
+        copyists=tiering.replicators,
+        evict=lambda inodes: [decision.yes for decision in tiering.evictor.evict_many(inodes)],
+        clock=clock,
         fatal=fatal,
     )
 

@@ -25,6 +25,7 @@ from vnafs.pipeline.protect import copy_as_of
 from vnafs.pipeline.runner import Tiering
 from vnafs.targets.verifying import verify
 from vnafs.upkeep.manifests import Manifests
+from vnafs.upkeep.scrub import Scrub
 
 COUNT_MAX = 1_000_000
 """Counting stops here: a status answers in a moment at any size."""
@@ -38,6 +39,7 @@ class TieringControl:
         self,
         tiering: Tiering,
         manifests: Manifests,
+        scrub: Scrub,
         store: Engine,
         namespace: Engine,
         *,
@@ -47,6 +49,7 @@ class TieringControl:
     ) -> None:
         self._tiering = tiering
         self._manifests = manifests
+        self._scrub = scrub
         self._store = store
         self._namespace = Namespace(namespace)
         self._reload = reload
@@ -87,6 +90,7 @@ class TieringControl:
             "staying_open": dataclasses.asdict(self._tiering.protector.standing),
             "stalled": self._tiering.stalled,
             "manifests": self._manifests_shown(),
+            "scrub": dataclasses.asdict(self._scrub.findings),
             "targets": self.targets({}, __),
         }
 

@@ -31,6 +31,7 @@ from vnafs.targets.credentials import Credentials, find_credentials
 from vnafs.targets.limits import Limits
 from vnafs.targets.open import open_target
 from vnafs.targets.port import Target
+from vnafs.upkeep.scrub import ScrubSettings
 
 log = logging.getLogger(__name__)
 
@@ -87,9 +88,19 @@ def run(configuration: Configuration, environ: Mapping[str, str], faults: Faults
         faults=faults,
         fatal=_end,
     )
+    scrub = archive_store.open_scrub(
+        archive,
+        engine,
+        namespace,
+        tiering,
+        ScrubSettings(configuration.scrub.period_seconds, configuration.scrub.bytes_per_second_max),
+        clock=clock,
+        fatal=_end,
+    )
     control = TieringControl(
         tiering,
         manifests,
+        scrub,
         engine,
         namespace,
         reload=lambda: tiering.set_targets(destinations(config.load(archive), environ)),
@@ -101,7 +112,8 @@ def run(configuration: Configuration, environ: Mapping[str, str], faults: Faults
         os.path.join(configuration.folder("run"), "tierd.sock"),
         [*recall_methods(tiering.recaller), *control.methods()],
     )
-    manifests.compare()
+    if not manifests.compare():
+        scrub.start()
     tiering.start()
     server.start()
     manifests.start()
@@ -109,7 +121,8 @@ def run(configuration: Configuration, environ: Mapping[str, str], faults: Faults
     signal.sigwait(system.STOPPING)
     log.info("tierd.stopping")
     answered = server.close(ANSWERS_SECONDS_MAX)
-    if not tiering.stop() or not answered:
+    ended = [manifests.stop(), scrub.stop(), tiering.stop()]
+    if not all(ended) or not answered:
         _abandon(engine)
     engine.close()
     namespace.close()

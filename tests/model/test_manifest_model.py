@@ -23,7 +23,7 @@ from vnafs.content.manifest import NAMESPACE, STORE
 from vnafs.domain.errors import NotFound, RecallFailed, Superseded
 from vnafs.domain.files import FileState
 from vnafs.domain.ids import ObjectName, TargetName
-from vnafs.index import inodes, meta
+from vnafs.index import feeds, inodes, meta
 from vnafs.index.engine import Engine, prefix_stop
 from vnafs.index.engines.memory import MemoryEngine
 from vnafs.index.inodes import NOT_QUEUED
@@ -510,6 +510,41 @@ def test_a_target_that_was_away_for_long_is_brought_up_to_date(world: Recorded) 
     settled(world)
     assert world.sent(B)
     assert carried(load(world, B)[1]) == carried(world.engines())
+
+
+def test_what_changes_after_a_death_in_the_middle_of_a_snapshot_is_in_the_segments_too(world: Recorded) -> None:
+    world.write(b"0", b"x")
+    settled(world)
+    world.fate.seal(1, "manifest.runs")
+    with pytest.raises(Crash):
+        world.manifests.snapshot()
+    world.die()
+    world.begin()
+    for number in range(3):
+        world.write(b"after-%d" % number, b"x")
+        world.manifests.step()
+        report, engines = load(world)
+        assert not report.problems
+        assert carried(engines) == carried(world.engines())
+
+
+def test_events_that_were_trimmed_before_they_were_recorded_begin_a_new_chain(world: Recorded) -> None:
+    world.write(b"0", b"x")
+    settled(world)
+    before = world.manifests.ledger.position()
+    world.write(b"1", b"y")
+    world.unlink(b"0")
+    with world._namespace.write() as tx:
+        feeds.trim(tx, 1, 10_000)
+    assert world.manifests.step()
+    assert world.manifests.ledger.position().snapshot != before.snapshot
+    report, engines = load(world)
+    assert not report.problems
+    assert carried(engines) == carried(world.engines())
+    # without that snapshot nobody takes the segments behind the gap for the whole story
+    newest = max(world.stores[A].list("manifests/snapshots/"))
+    world.stores[A].delete(newest)
+    assert load(world)[0].number == before.number
 
 
 @pytest.mark.parametrize(

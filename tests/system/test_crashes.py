@@ -35,11 +35,14 @@ low_watermark_percent = 98.0
 [packs]
 age_seconds_max = 0.3
 target_bytes = 1048576
+
+[manifests]
+seconds_max = 0.3
 """
 
 ELSEWHERE = "protect."
 """Needs files that nobody closes: `test_protect` walks them."""
-TIERD_ONLY = ("seal.", "pack.", "replicate.")
+TIERD_ONLY = ("seal.", "pack.", "replicate.", "manifest.")
 TIERD_TOO = ("evict.decided", "recall.fetched", "recall.written")
 REACHED = {
     # the mark of a busy log: not its first record, which its opening writes

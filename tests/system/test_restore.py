@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import subprocess
 
 import pytest
@@ -206,6 +207,19 @@ def test_a_disk_from_the_past_stops_and_is_adopted(tmp_path):
         archive.wait()
         until(lambda: everything_sent(archive), "manifests sent", 60)
         assert sorted(entry.name for entry in archive.share.iterdir()) == ["new", "old"]
+
+
+@pytest.mark.parametrize("point", ["manifest.runs", "manifest.snapshot"])
+def test_a_tierd_killed_while_it_makes_its_first_snapshot_makes_it_at_its_next_start(tmp_path, point):
+    with an_archive(tmp_path, settings=SETTINGS, serve=False) as archive:
+        archive.start("mount")
+        (archive.share / "file").write_bytes(b"bytes")
+        tierd = archive.start("tierd", "--fault", f"{point}=kill", wait=False)
+        until(lambda: tierd.poll() is not None, "it dies", 30)
+        assert tierd.returncode == -signal.SIGKILL
+        archive.start("tierd")
+        archive.wait()
+        until(lambda: everything_sent(archive), "manifests sent", 60)
 
 
 def stop(process: subprocess.Popen[bytes]) -> None:

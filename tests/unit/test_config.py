@@ -12,6 +12,7 @@ SECTIONS = {
     "[spool]": config.SpoolSettings,
     "[packs]": config.PackSettings,
     "[manifests]": config.ManifestSettings,
+    "[scrub]": config.ScrubSettings,
     "[[target]]": config.TargetSettings,
 }
 

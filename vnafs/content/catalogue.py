@@ -48,7 +48,7 @@ class FileHints:
     """What one file that is some content was called and who owned it, when the pack was written."""
 
     path: bytes
-    """Below the repository's top directory, `/`-separated, any byte but NUL; empty when it had no name."""
+    """From the repository's top directory on, `/`-separated, any byte but NUL; empty when it had no name."""
     inode: Inode
     version: Version
     mode: int = 0

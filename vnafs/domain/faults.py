@@ -33,8 +33,6 @@ POINTS: tuple[str, ...] = (
     # manifest: what rebuilds the index reaches a target
     "manifest.written",
     "manifest.recorded",
-    "manifest.runs",
-    "manifest.snapshot",
     "manifest.sent",
     "manifest.noted",
     # evict: local bytes go
@@ -60,6 +58,9 @@ POINTS: tuple[str, ...] = (
 )
 
 RARE_POINTS: tuple[str, ...] = (
+    # manifest: all rows are written down; at the first start, and then seldom
+    "manifest.runs",
+    "manifest.snapshot",
     # condemn: a pack that no place has whole is given up; reached only after something rotted
     "condemn.marked",
     "condemn.taken_back",

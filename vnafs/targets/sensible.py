@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from vnafs.domain.copies import Capabilities, Evidence
 from vnafs.domain.errors import TargetUnavailable
 from vnafs.domain.ids import WHOLE, ObjectName, Span, TargetName
+from vnafs.targets.names import checked
 from vnafs.targets.port import Body, Target
 
 log = logging.getLogger(__name__)
@@ -25,7 +26,11 @@ class SensibleTarget:
 
     def __init__(self, inner: Target, foreign: tuple[type[Exception], ...]) -> None:
         self._inner = inner
-        self._nonsense: tuple[type[Exception], ...] = (ValueError, LookupError, TypeError, AttributeError, *foreign)
+        self._nonsense: tuple[type[Exception], ...] = (
+            *(ValueError, LookupError, TypeError, AttributeError),
+            RecursionError,  # redirects in circles
+            *foreign,
+        )
 
     @property
     def name(self) -> TargetName:
@@ -39,21 +44,25 @@ class SensibleTarget:
 
     def put(self, name: ObjectName, body: Body) -> Evidence:
         """See Target."""
+        checked(name)  # a caller's mistake, not the server's
         with self._told_apart("putting an object"):
             return self._inner.put(name, body)
 
     def get(self, name: ObjectName, span: Span = WHOLE) -> Iterator[bytes]:
         """See Target."""
+        checked(name)  # a caller's mistake, not the server's
         with self._told_apart("getting an object"):
             yield from self._inner.get(name, span)
 
     def read_back(self, name: ObjectName) -> Iterator[bytes]:
         """See Target."""
+        checked(name)  # a caller's mistake, not the server's
         with self._told_apart("reading an object back"):
             yield from self._inner.read_back(name)
 
     def evidence(self, name: ObjectName) -> Evidence:
         """See Target."""
+        checked(name)  # a caller's mistake, not the server's
         with self._told_apart("asking for an object"):
             return self._inner.evidence(name)
 
@@ -64,6 +73,7 @@ class SensibleTarget:
 
     def delete(self, name: ObjectName) -> None:
         """See Target."""
+        checked(name)  # a caller's mistake, not the server's
         with self._told_apart("deleting an object"):
             self._inner.delete(name)
 

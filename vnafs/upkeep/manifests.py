@@ -26,6 +26,8 @@ from vnafs.upkeep.send import Send
 
 log = logging.getLogger(__name__)
 
+STOP_SECONDS_MAX = 1.0
+"""Waited for each that sends, at the end."""
 COMPARE_SECONDS_MAX = 15.0
 """Waited for targets at the start; those that do not answer are compared with the first object sent."""
 
@@ -135,14 +137,18 @@ class Manifests:
         self._started = True
         self._thread.start()
 
-    def stop(self) -> None:
-        """End. What is recorded is sent by the next run."""
+    def stop(self) -> bool:
+        """End; what is recorded is sent by the next run. False when something hangs and is given up."""
         self._stopping.set()
         self._hurry.set()
-        for send in self._senders.values():
-            send.stop()
+        with self._lock:
+            senders = list(self._senders.values())
+        for send in senders:
+            send.ask_to_stop()
+        ended = [send.join(STOP_SECONDS_MAX) for send in senders]
         if self._thread.is_alive():
-            self._thread.join(timeout=10)
+            self._thread.join(timeout=STOP_SECONDS_MAX)
+        return all(ended) and not self._thread.is_alive()
 
     def hurry(self) -> None:
         """Record now instead of when it is time."""
@@ -183,7 +189,7 @@ class Manifests:
         places: Mapping[int, Place] = {place.number: place for place in self._places()}
         with self._lock:
             for number in self._senders.keys() - places.keys():
-                self._senders.pop(number).stop()
+                self._senders.pop(number).ask_to_stop()
             for number in places.keys() - self._senders.keys():
                 place = places[number]
                 self._senders[number] = Send(

@@ -82,7 +82,7 @@ class Record:
             written = self._segments(now)
         except CursorLost as lost:
             log.warning("manifest.cursor_lost", extra={"why": str(lost)})
-            self.snapshot()
+            self.snapshot(broken=True)
             return True
         now = self._ledger.position()
         since = now.number - now.snapshot_from
@@ -143,21 +143,21 @@ class Record:
 
     # -- snapshots -----------------------------------------------------------------------------------------------
 
-    def snapshot(self) -> None:
-        """Write all rows as runs, and a snapshot that names them. Raises as `step` does."""
+    def snapshot(self, *, broken: bool = False) -> None:
+        """Write all rows as runs, and a snapshot that names them. Raises as `step` does.
+
+        *broken*: events were lost before they were recorded, so no segment from here on follows those before.
+        """
         self._fold()
         began = self._ledger.position()
-        with self._namespace.read() as namespace:
-            began = dataclasses.replace(began, namespace_cursor=feeds.end(namespace))
-        with self._store.read() as store:
-            began = dataclasses.replace(began, store_cursor=feeds.end(store))
-        # what happens from here on is in segments that follow; the runs may have it already or not
-        with self._store.write() as tx:
-            set_position(tx, dataclasses.replace(began, snapshot=None))
+        if broken or began.number == 0:
+            began = self._begin_anew(began)
+        # The cursors stay where they are: what happens meanwhile is in segments too, whether the runs have it or not,
+        # and so every segment goes on following the last snapshot until this one is complete.
         runs = [*self._runs(NAMESPACE, self._namespace), *self._runs(STORE, self._store)]
         self._faults.reach("manifest.runs")
         self._fold()
-        self._segments(dataclasses.replace(began, snapshot=None), at_least_one=True)
+        self._segments(self._ledger.position(), at_least_one=True)
         until = self._ledger.position()
         with self._namespace.read() as namespace:
             epoch = meta.get_int(namespace, meta.EPOCH) or 0
@@ -176,6 +176,24 @@ class Record:
         self._faults.reach("manifest.snapshot")
         self._ledger.keep_only({name, *(manifest.run_name(run.sha256) for run in runs)}, began.number)
         log.info("manifest.snapshot", extra={"runs": len(runs), "size_bytes": size_bytes, "number": until.number})
+
+    def _begin_anew(self, began: Position) -> Position:
+        """Leave what happened so far to the rows themselves; nothing is sent before they are a snapshot."""
+        with self._namespace.read() as namespace:
+            namespace_cursor = feeds.end(namespace)
+        with self._store.read() as store:
+            store_cursor = feeds.end(store)
+        began = dataclasses.replace(
+            began,
+            digest=manifest.NO_PREVIOUS,
+            snapshot=None,
+            namespace_cursor=namespace_cursor,
+            store_cursor=store_cursor,
+        )
+        with self._store.write() as tx:
+            set_position(tx, began)
+        self._store.sync(self._store.position)
+        return began
 
     def _runs(self, which: bytes, engine: Engine) -> Iterator[Run]:
         header = Header(Kind.RUN, self._archive)

@@ -139,8 +139,7 @@ class Source:
             if segment is None:
                 break
             data, its = segment
-            follows = digest is None or its.previous == digest
-            if not follows and not (at == number + 1 and its.previous == manifest.NO_PREVIOUS):
+            if digest is not None and its.previous != digest:
                 break
             digest = digest_of(data)
             if at == number and digest != header.previous:

@@ -81,12 +81,16 @@ class Send:
         """There may be something to send."""
         self._wake.set()
 
-    def stop(self) -> None:
-        """End; a request that hangs is given up with the process."""
+    def ask_to_stop(self) -> None:
+        """End after the object in hand."""
         self._stopping = True
         self._wake.set()
-        if self._thread.is_alive():
-            self._thread.join(timeout=5)
+
+    def join(self, seconds_max: float) -> bool:
+        """Whether it has ended; a request that hangs is given up with the process."""
+        if self._thread.ident is not None:
+            self._thread.join(seconds_max)
+        return not self._thread.is_alive()
 
     def _run(self) -> None:
         while not self._stopping:

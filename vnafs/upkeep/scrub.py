@@ -1,0 +1,282 @@
+"""Scrub: look at every copy and every local file again before it is needed, and have what is wrong mended.
+
+Copies on targets: each is verified again within a period, by the target's own SHA-256 where that costs no reading,
+else by reading every byte back, no faster than a set rate. One that is wrong or gone counts no more and is put again
+from a good one; if there is none it stays, and is reported. Local bytes of replicated files: compared with their
+SHA-256; rotten ones are let go, so that the next reader gets them from a target. A target that does not answer says
+nothing of what it has.
+
+One thread, one object at a time; a cursor in the store says where it goes on after a restart. Pieces of work may be
+repeated. It writes nothing but what replication and eviction write.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import logging
+import os
+import threading
+from collections.abc import Callable, Collection, Iterator, Sequence
+from typing import Protocol
+
+from vnafs.domain.clock import NANOSECONDS, Clock, Instant
+from vnafs.domain.copies import Capabilities, CopyState, VerifiedBy
+from vnafs.domain.errors import Damaged, NotFound, ObjectMissing, TargetError, VnaError
+from vnafs.domain.files import Candidate, FileState
+from vnafs.domain.ids import Inode, PackNumber, TargetName, Version, pack_object_name
+from vnafs.index import copies, keys, meta, packs
+from vnafs.index.engine import Engine
+from vnafs.local.spool import fingerprint_of
+from vnafs.pipeline.namespace import Namespace
+from vnafs.targets.port import Target
+from vnafs.targets.verifying import verify
+
+log = logging.getLogger(__name__)
+
+CURSOR = "scrub.pack"
+FILE_CURSOR = "scrub.file"
+BLOCK_BYTES = 1024 * 1024
+IDLE_SECONDS = 60.0
+"""Between looks for what is due, when nothing was."""
+STOP_SECONDS_MAX = 1.0
+PACKS_AT_ONCE = 256
+FILES_AT_ONCE = 64
+
+
+class Copyist(Protocol):
+    """Who brings packs to one target, and hears what became of its copies."""
+
+    @property
+    def number(self) -> int:
+        """The target's number."""
+        ...
+
+    @property
+    def name(self) -> TargetName:
+        """Its name."""
+        ...
+
+    @property
+    def target(self) -> Target:
+        """The target."""
+        ...
+
+    def capabilities(self) -> Capabilities:
+        """What it can do."""
+        ...
+
+    def damaged(self, number: PackNumber) -> None:
+        """A copy that counted is wrong or gone."""
+        ...
+
+    def reverified(self, number: PackNumber, how: VerifiedBy) -> None:
+        """A copy is right."""
+        ...
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class ScrubSettings:
+    """How often, and how fast."""
+
+    period_seconds: float
+    """Every copy and every local file is looked at again within this."""
+    bytes_per_second_max: int
+    """0 for no limit."""
+
+
+@dataclasses.dataclass(slots=True)
+class Findings:
+    """What this run of the process has found, for status."""
+
+    copies: int = 0
+    copies_damaged: int = 0
+    files: int = 0
+    files_damaged: int = 0
+    files_let_go: int = 0
+
+
+class Scrub:
+    """See the module. *evict* lets go of a file's local bytes if it may; whether it did."""
+
+    def __init__(
+        self,
+        store: Engine,
+        namespace: Namespace,
+        local_path: Callable[[Inode, Version], str],
+        settings: ScrubSettings,
+        *,
+        copyists: Callable[[], Collection[Copyist]],
+        evict: Callable[[Sequence[Inode]], Sequence[bool]],
+        clock: Clock,
+        fatal: Callable[[BaseException], None],
+    ) -> None:
+        self._store = store
+        self._namespace = namespace
+        self._local_path = local_path
+        self._settings = settings
+        self._copyists = copyists
+        self._evict = evict
+        self._clock = clock
+        self._fatal = fatal
+        self.findings = Findings()
+        self._files: Iterator[Candidate] | None = None
+        self._files_not_before = 0.0
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="scrub", daemon=True)
+
+    def start(self) -> None:
+        """Begin, in a thread."""
+        self._thread.start()
+
+    def stop(self) -> bool:
+        """End. False when a request hangs, or an object is large, and is given up with the process."""
+        self._stopping.set()
+        if self._thread.is_alive():
+            self._thread.join(timeout=STOP_SECONDS_MAX)
+        return not self._thread.is_alive()
+
+    def _run(self) -> None:
+        try:
+            while not self._stopping.is_set():
+                began = self._clock.monotonic()
+                read_bytes = self.step()
+                spent = self._clock.monotonic() - began
+                self._stopping.wait(self._pause_seconds(read_bytes, spent))
+        except BaseException as problem:
+            self._fatal(problem)
+
+    def _pause_seconds(self, read_bytes: int | None, spent_seconds: float) -> float:
+        if read_bytes is None:
+            return min(IDLE_SECONDS, self._settings.period_seconds / 10)
+        rate = self._settings.bytes_per_second_max
+        return max(0.0, read_bytes / rate - spent_seconds) if rate else 0.0
+
+    def step(self) -> int | None:
+        """Look at one pack's copies that are due, or else one local file; bytes read, None when nothing was due."""
+        read_bytes = self._next_pack()
+        return self._next_file() if read_bytes is None else read_bytes
+
+    # -- copies ------------------------------------------------------------------------------------------------
+
+    def _next_pack(self) -> int | None:
+        due_before = self._clock.now() - int(self._settings.period_seconds * NANOSECONDS)
+        with self._store.read() as reader:
+            after = PackNumber(meta.get_int(reader, CURSOR) or 0)
+            last = after
+            found: tuple[packs.Pack, list[int]] | None = None
+            for seen, pack in enumerate(packs.every(reader, after=after)):
+                held = [
+                    copy.target
+                    for copy in copies.of_pack(reader, pack.number)
+                    if copy.state is CopyState.VERIFIED and self._is_due(copy.verified, due_before)
+                ]
+                last = pack.number
+                if held:
+                    found = pack, held
+                    break
+                if seen == PACKS_AT_ONCE:
+                    break
+        if found is None:
+            if last == after:
+                if after:
+                    self._go_on_from(PackNumber(0))
+                return None
+            self._go_on_from(last)
+            return 0
+        read_bytes = sum(
+            self._look_at_copy(found[0], copyist) for copyist in self._copyists() if copyist.number in found[1]
+        )
+        self._go_on_from(found[0].number)
+        return read_bytes
+
+    def _is_due(self, verified: Instant, before: int) -> bool:
+        # one from the future was recorded before the clock was set back: nobody knows how old it is
+        return verified <= before or verified > self._clock.now()
+
+    def _go_on_from(self, number: PackNumber) -> None:
+        with self._store.write() as tx:
+            meta.set_int(tx, CURSOR, number)
+
+    def _look_at_copy(self, pack: packs.Pack, copyist: Copyist) -> int:
+        """Bytes that were read."""
+        try:
+            capabilities = copyist.capabilities()
+            how = verify(copyist.target, pack_object_name(pack.id), pack.size_bytes, pack.sha256, capabilities)
+        except (Damaged, ObjectMissing) as problem:
+            self.findings.copies_damaged += 1
+            log.error("scrub.copy_damaged", extra={"target": copyist.name, "pack": pack.id.hex(), "why": str(problem)})  # noqa: TRY400 - it is an answer, not a failure
+            copyist.damaged(pack.number)
+            return pack.size_bytes
+        except TargetError as problem:
+            log.info("scrub.no_answer", extra={"target": copyist.name, "why": str(problem)})
+            return 0
+        self.findings.copies += 1
+        copyist.reverified(pack.number, how)
+        return pack.size_bytes if how is VerifiedBy.READ_BACK else 0
+
+    # -- local files ---------------------------------------------------------------------------------------------
+
+    def _next_file(self) -> int | None:
+        if self._files is None:
+            if self._clock.monotonic() < self._files_not_before:
+                return None
+            self._files = self._walk()
+        candidate = next(self._files, None)
+        if candidate is None:
+            self._files = None
+            self._files_not_before = self._clock.monotonic() + self._settings.period_seconds
+            return None
+        return self._look_at_file(candidate)
+
+    def _walk(self) -> Iterator[Candidate]:
+        with self._store.read() as reader:
+            before = meta.get_bytes(reader, FILE_CURSOR)
+        after = None if before is None else keys.candidate_of(before, Version(0))
+        while batch := self._namespace.waiting(FileState.REPLICATED, limit=FILES_AT_ONCE, after=after):
+            yield from batch
+            after = batch[-1]
+            with self._store.write() as tx:
+                meta.set_bytes(tx, FILE_CURSOR, keys.queue(after))
+        with self._store.write() as tx:
+            meta.remove(tx, FILE_CURSOR)
+
+    def _look_at_file(self, candidate: Candidate) -> int:
+        try:
+            facts = self._namespace.facts(candidate.inode)
+        except NotFound:
+            return 0
+        if facts.version != candidate.version or facts.state is not FileState.REPLICATED or facts.sha256 is None:
+            return 0
+        digest, read_bytes = hashlib.sha256(), 0
+        try:
+            with open(self._local_path(facts.inode, facts.version), "rb", buffering=0) as file:
+                if fingerprint_of(os.fstat(file.fileno())) != facts.fingerprint:
+                    return 0  # somebody changed it: not rot, and the tree will see
+                while block := file.read(BLOCK_BYTES):
+                    digest.update(block)
+                    read_bytes += len(block)
+                    if self._stopping.is_set():
+                        return read_bytes
+                changed = fingerprint_of(os.fstat(file.fileno())) != facts.fingerprint
+        except FileNotFoundError:
+            return 0  # evicted just now, or the tree will see
+        except OSError as problem:
+            log.error("scrub.unreadable", extra={"inode": facts.inode, "why": str(problem)})  # noqa: TRY400 - it is an answer
+            changed = False
+        if changed:
+            return read_bytes
+        self.findings.files += 1
+        if digest.digest() != facts.sha256:
+            self._let_go(facts.inode)
+        return read_bytes
+
+    def _let_go(self, inode: Inode) -> None:
+        self.findings.files_damaged += 1
+        log.error("scrub.file_damaged", extra={"inode": inode})
+        try:
+            gone = list(self._evict([inode]))
+        except VnaError as problem:
+            log.warning("scrub.not_let_go", extra={"inode": inode, "why": str(problem)})
+            return
+        self.findings.files_let_go += all(gone)
