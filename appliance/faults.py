@@ -12,7 +12,7 @@ import threading
 import time
 
 from vnafs.domain.errors import RequestInvalid
-from vnafs.domain.faults import POINTS, Faults, NoFaults
+from vnafs.domain.faults import POINTS, RARE_POINTS, Faults, NoFaults
 
 
 class ScriptedFaults:
@@ -44,6 +44,7 @@ def faults_from(text: str | None) -> Faults:
         return NoFaults()
     point, _, rest = text.partition("=")
     action, _, argument = rest.partition(":")
-    if point not in POINTS or action not in {"kill", "delay"}:
-        raise RequestInvalid(method=f"--fault {text}", why=f"write POINT=kill[:COUNT]; points are {', '.join(POINTS)}")
+    known = (*POINTS, *RARE_POINTS)
+    if point not in known or action not in {"kill", "delay"}:
+        raise RequestInvalid(method=f"--fault {text}", why=f"write POINT=kill[:COUNT]; points are {', '.join(known)}")
     return ScriptedFaults(point, action, float(argument or 1))

@@ -46,6 +46,7 @@ def status(args: argparse.Namespace, asking: Asking) -> int:
             say(f"READ-ONLY: {answer['manifests']['superseded']}")
         elif answer["stalled"]:
             say(f"waiting: {answer['stalled']}")
+        say(_scrub_shown(answer["scrub"]))
         if answer["failure"]:
             say(f"FAILED: {answer['failure']}")
         asking.console.table(
@@ -53,12 +54,37 @@ def status(args: argparse.Namespace, asking: Asking) -> int:
             [[r["name"], r["acknowledgement"], r["copies_min"]] for r in answer["repositories"]],
         )
         asking.console.table(
-            ["target", "reachable", "packs waiting", "why"],
-            [[t["name"], "yes" if t["reachable"] else "no", t["packs_waiting"], t["why"]] for t in answer["targets"]],
+            ["target", "reachable", "packs waiting", "manifests", "why"],
+            [
+                [
+                    t["name"],
+                    "yes" if t["reachable"] else "no",
+                    t["packs_waiting"],
+                    _manifests_of(t["name"], answer["manifests"]),
+                    t["why"],
+                ]
+                for t in answer["targets"]
+            ],
         )
 
     asking.console.result(answer, show)
     return DONE
+
+
+def _manifests_of(target: str, manifests: Mapping[str, Any]) -> str:
+    """How far one target is with what rebuilds the index."""
+    there = manifests["targets"].get(target)
+    if there is None or there["snapshot"] is None:
+        return "none yet"
+    behind = manifests["number"] - there["number"]
+    return f"{behind} behind" if behind else "up to date"
+
+
+def _scrub_shown(found: Mapping[str, Any]) -> str:
+    """What was looked at again since tierd began."""
+    wrong = found["copies_damaged"] + found["files_damaged"]
+    seen = f"looked at again since tierd began: {found['copies']} copies, {found['files']} local files"
+    return f"WARNING: {seen}; {wrong} were wrong" if wrong else seen
 
 
 def _staying_open(standing: Mapping[str, Any], late_seconds: float) -> list[str]:
@@ -180,6 +206,8 @@ def _waits(pending: Mapping[str, Any], copies: int) -> str:
         parts.append(f"{pending['sealed']} files to be packed")
     if pending["packs"]:
         parts.append(f"{pending['packs']} packs ({shown.size(pending['pack_bytes'])}) with fewer than {copies} copies")
+    if pending["without_bytes"]:
+        parts.append(f"{pending['without_bytes']} files that were restored without bytes (`vna lost` names them)")
     return ", ".join(parts) or "nothing"
 
 

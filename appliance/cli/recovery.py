@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import os
 import time
 from collections.abc import Mapping
+from typing import Any
 
 import tomlkit
 from tomlkit.exceptions import TOMLKitError
@@ -18,8 +20,9 @@ from appliance.config import Configuration
 from appliance.daemons import supervisor
 from vnafs import store as archive_store
 from vnafs.domain.clock import NANOSECONDS, SystemClock
-from vnafs.domain.errors import AlreadyExists, Damaged
+from vnafs.domain.errors import AlreadyExists, ConfigurationInvalid, Damaged, Refused
 from vnafs.domain.ids import TargetName
+from vnafs.index import repositories
 from vnafs.targets.address import parse_address
 from vnafs.targets.credentials import find_credentials
 from vnafs.targets.open import open_target
@@ -31,14 +34,62 @@ NAME_OF_UNKNOWN = "restored"
 
 def restore(args: argparse.Namespace, console: Console, environ: Mapping[str, str]) -> int:
     """Rebuild an archive in an empty folder, and serve it. Raises AlreadyExists, NotFound, ConfigurationInvalid."""
-    from vnafs.upkeep import restore as work  # noqa: PLC0415 - no other command needs it
-
     archive = os.path.abspath(args.into)
     if os.path.isdir(archive) and os.listdir(archive):
         raise AlreadyExists(what=f"Something in {archive}")
-    file = os.path.join(archive, config.FILE_NAME)
     credentials = os.path.abspath(args.credentials_file) if args.credentials_file else ""
     source = _open(TargetName("source"), args.source, credentials, environ)
+    try:
+        return _restore(args, console, environ, archive, source)
+    finally:
+        source.close()
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Chosen:
+    """What the new archive will be configured as."""
+
+    document: tomlkit.TOMLDocument
+    configuration: Configuration
+    name: TargetName
+    """Of the target restored from."""
+    left_out: tuple[tuple[str, str], ...]
+    """Name and URL of the other targets."""
+    problems: tuple[str, ...]
+
+
+def _choose(text: str, args: argparse.Namespace, archive: str) -> _Chosen:
+    """Raises ConfigurationInvalid for what the arguments say, not for what was recorded."""
+    file = os.path.join(archive, config.FILE_NAME)
+    problems: list[str] = []
+    try:
+        recorded = tomlkit.parse(text)
+    except TOMLKitError as problem:
+        recorded = tomlkit.document()
+        problems.append(f"the recorded configuration cannot be read, defaults are used instead: {problem}")
+    known = [dict(table) for table in _tables(recorded)]
+    document, name = _document(recorded, args, known)
+    try:
+        configuration = config.parse(document.unwrap(), archive=archive, file=file)
+    except ConfigurationInvalid as problem:
+        document, name = _document(tomlkit.document(), args, known)
+        configuration = config.parse(document.unwrap(), archive=archive, file=file)  # else the arguments are wrong
+        problems.append(f"the recorded configuration cannot be used, defaults are used instead: {problem}")
+    others = ((str(t.get("name", "")), str(t.get("url", ""))) for t in known if t.get("url") != args.source)
+    return _Chosen(document, configuration, TargetName(name), tuple(others), tuple(problems))
+
+
+def _tables(document: tomlkit.TOMLDocument) -> list[dict[str, Any]]:
+    found = document.unwrap().get("target", [])
+    return [table for table in found if isinstance(table, dict)] if isinstance(found, list) else []
+
+
+def _restore(
+    args: argparse.Namespace, console: Console, environ: Mapping[str, str], archive: str, source: Target
+) -> int:
+    from vnafs.upkeep import restore as work  # noqa: PLC0415 - no other command needs it
+
+    _choose(work.configuration(source), args, archive)  # before the long work, which a mistake would make futile
     os.makedirs(archive, mode=0o700, exist_ok=True)
     began = time.monotonic()
     namespace, store = archive_store.open_to_fill(archive)
@@ -49,28 +100,32 @@ def restore(args: argparse.Namespace, console: Console, environ: Mapping[str, st
                 args.source,
                 namespace,
                 store,
-                name=lambda text: TargetName(_document(text, args, credentials)[1]),
+                name=lambda text: _choose(text, args, archive).name,
                 clock=SystemClock(),
                 progress=lambda what, done, total: advance(done, total, what),
             )
+        with namespace.read() as reader:
+            wanting = {row.name: row.copies_min for row in repositories.every(reader) if row.copies_min > 1}
     finally:
         namespace.close()
         store.close()
-        source.close()
-    document, _ = _document(report.configuration, args, credentials)
-    configuration = config.parse(document.unwrap(), archive=archive, file=file)
-    write(file, document)  # from here on this is an archive
+    chosen = _choose(report.configuration, args, archive)
+    report.problems += chosen.problems
+    write(chosen.configuration.file, chosen.document)  # from here on this is an archive
     seconds = time.monotonic() - began
     age = max(0.0, time.time() - report.recorded_ns / NANOSECONDS)
     answer = {
         "archive": archive,
         "files": report.files,
         "files_without_bytes": report.without_bytes,
+        "files_with_older_bytes": report.older_bytes,
         "packs": report.packs,
         "packs_missing": report.packs_missing,
         "segment": report.number,
         "recorded_seconds_ago": round(age),
         "problems": report.problems,
+        "targets_left_out": [name for name, _ in chosen.left_out],
+        "repositories_wanting_copies": wanting,
         "seconds": round(seconds, 1),
     }
 
@@ -82,6 +137,23 @@ def restore(args: argparse.Namespace, console: Console, environ: Mapping[str, st
                 f"warning: {report.without_bytes} files have no bytes on this target; they are there and cannot be "
                 "read. `vna lost` names them."
             )
+        if report.older_bytes:
+            console.say(
+                f"warning: {report.older_bytes} files are back as they were at an earlier moment: their newest bytes "
+                "had not reached this target."
+            )
+        for name, url in chosen.left_out:
+            console.say(
+                f"Target {printable(name)} is left out for now; `vna target add {printable(name)} {printable(url)}` "
+                "adds it back, with what it has. Should its manifests be younger than these, this archive says that it "
+                "was overtaken: then stop it and decide with `vna adopt`."
+            )
+        for name, copies in wanting.items():
+            console.say(
+                f"Repository {printable(name)} wants {copies} copies of each file and there is one target: nothing new "
+                "becomes replicated there until there are more targets, or until "
+                f"`vna repository set {printable(name)} --copies 1`."
+            )
         console.say(
             f"{report.files} files are back in {archive}, as recorded {round(age)} seconds ago ({seconds:.1f} s). "
             "Bytes come when they are read; copies are verified in the background."
@@ -89,25 +161,24 @@ def restore(args: argparse.Namespace, console: Console, environ: Mapping[str, st
 
     console.result(answer, show)
     if args.serve:
-        console.say(f"Serving at {configuration.mount}; SIGTERM or Ctrl-C stops it.")
+        console.say(f"Serving at {chosen.configuration.mount}; SIGTERM or Ctrl-C stops it.")
         return supervisor.run(archive, {}, environ)
     return Damaged.exit_code if report.problems or report.without_bytes else 0
 
 
-def _document(text: str, args: argparse.Namespace, credentials: str) -> tuple[tomlkit.TOMLDocument, str]:
+def _document(
+    document: tomlkit.TOMLDocument, args: argparse.Namespace, known: list[dict[str, Any]]
+) -> tuple[tomlkit.TOMLDocument, str]:
     """The configuration as it was recorded, with this mount and only the target restored from; and that one's name."""
-    try:
-        document = tomlkit.parse(text)
-    except TOMLKitError:
-        document = tomlkit.document()
     if "version" not in document:
         document = tomlkit.document()
         for line in HEADER.splitlines():
             document.add(tomlkit.comment(line))
         document.add("version", tomlkit.item(1))
     document["mount"] = os.path.abspath(args.mount)
-    known = [dict(table) for table in document.unwrap().get("target", []) if isinstance(table, dict)]
-    chosen = next((table for table in known if table.get("url") == args.source), {"name": NAME_OF_UNKNOWN})
+    chosen = next((table for table in known if table.get("url") == args.source), {})
+    chosen = {"name": NAME_OF_UNKNOWN, **chosen}
+    credentials = os.path.abspath(args.credentials_file) if args.credentials_file else ""
     table = tomlkit.table()
     table.update({**chosen, "url": args.source})
     table.pop("credentials_file", None)
@@ -138,6 +209,13 @@ def adopt(_: argparse.Namespace, asking: Asking) -> int:
         try:
             with store.read() as reader:
                 numbers = {row.name: row.number for row in targets.current(reader).values()}
+            away = sorted(numbers.keys() - {TargetName(t.name) for t in configuration.targets})
+            if away:
+                raise Refused(
+                    what="Adopting",
+                    why=f"{', '.join(away)} {'counts' if len(away) == 1 else 'count'} and cannot be asked how far the "
+                    f"other run went there; write {'it' if len(away) == 1 else 'them'} into vnafs.toml again first",
+                )
             places = {
                 numbers[TargetName(t.name)]: _open(TargetName(t.name), t.url, t.credentials_file, asking.environ)
                 for t in configuration.targets

@@ -19,7 +19,7 @@ from vnafs.domain.files import Candidate, FileState
 from vnafs.domain.ids import Inode, PackNumber, TargetName, Version, pack_object_name
 from vnafs.index import contents, copies, counts, packs, targets
 from vnafs.index.engine import Engine
-from vnafs.pipeline.held import lacking, stubs_without_copy
+from vnafs.pipeline.held import lacking, stubs_without_copy, unreadable_stubs
 from vnafs.pipeline.namespace import Namespace
 from vnafs.pipeline.protect import copy_as_of
 from vnafs.pipeline.runner import Tiering
@@ -129,13 +129,15 @@ class TieringControl:
         with self._store.read() as reader:
             current = targets.current(reader)
             lacks = lacking(reader, wanted)
+        without_bytes = sum(1 for _ in itertools.islice(unreadable_stubs(self._store, self._namespace), COUNT_MAX))
         return {
             "open": waiting["open"],
             "sealed": waiting["sealed"],
             "packs": lacks.rows,
             "pack_bytes": lacks.size_bytes,
             "targets": len(current),
-            "done": not (waiting["open"] or waiting["sealed"] or lacks.rows),
+            "without_bytes": without_bytes,
+            "done": not (waiting["open"] or waiting["sealed"] or lacks.rows or without_bytes),
         }
 
     def flush(self, _: Mapping[str, Any], __: Emit) -> None:

@@ -73,6 +73,7 @@ def run(configuration: Configuration, environ: Mapping[str, str], faults: Faults
 
     def superseded(why: str) -> None:
         tiering.suspend(why)
+        scrub.stop()
         tree.supersede(why)
 
     manifests = archive_store.open_manifests(

@@ -26,8 +26,11 @@ from pathlib import Path
 from tests import studies
 from tests.bench.report import keep
 from tests.servers.endpoints import S3Endpoint
-from tests.servers.shared import shared
+from tests.servers.radosgw import radosgw
 from tests.system.archives import Archive, an_archive
+
+CAPACITY_BYTES = 12 << 30
+"""Of the server, in memory: what ten minutes of draining leave there."""
 
 SETTINGS = """
 [file_system]
@@ -169,9 +172,8 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=100)
     args = parser.parse_args()
     result: dict = {"files": args.files, "rounds": []}
-    with tempfile.TemporaryDirectory(prefix="vnafs-bench-") as text, shared("radosgw") as server:
+    with tempfile.TemporaryDirectory(prefix="vnafs-bench-") as text, radosgw(CAPACITY_BYTES) as server:
         folder = Path(text)
-        assert isinstance(server, S3Endpoint)
         for number in range(args.rounds):
             seed = args.seed + number
             source = folder / "plain"

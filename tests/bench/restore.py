@@ -103,8 +103,9 @@ def one(folder: Path, count: int) -> dict:
     target.mkdir()
     began = time.monotonic()
     record = Record(
-        Ledger(str(target), store), store, namespace, archive=bytes(16), fold=lambda: None,
-        configuration=lambda: "version = 1\n", clock=SystemClock(), faults=NoFaults(),
+        Ledger(str(target / "manifests"), store), store, namespace, archive=bytes(16), fold=lambda: None,
+        configuration=lambda: "version = 1\n",
+        kept=lambda _: True, clock=SystemClock(), faults=NoFaults(),
     )  # fmt: skip
     record.snapshot()
     snapshot_seconds = time.monotonic() - began

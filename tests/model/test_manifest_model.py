@@ -10,6 +10,7 @@ each target alone and every file is read there.
 from __future__ import annotations
 
 import os
+import random
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -19,8 +20,9 @@ import pytest
 
 from tests.model.pipelineworld import Crash, World
 from tests.model.test_pipeline_model import Life
+from vnafs.content import manifest
 from vnafs.content.manifest import NAMESPACE, STORE
-from vnafs.domain.errors import NotFound, RecallFailed, Superseded
+from vnafs.domain.errors import DaemonUnreachable, NotFound, RecallFailed, Superseded
 from vnafs.domain.files import FileState
 from vnafs.domain.ids import ObjectName, TargetName
 from vnafs.index import feeds, inodes, meta
@@ -492,7 +494,8 @@ def test_a_file_whose_bytes_never_reached_the_target_is_there_and_cannot_be_read
         other.read(b"young")
 
 
-def test_a_target_that_was_away_for_long_is_brought_up_to_date(world: Recorded) -> None:
+def away(world: Recorded) -> None:
+    """B misses a few snapshots."""
     world.write(b"0", b"x")
     settled(world)
     world.targets[B].die(1e9)
@@ -505,11 +508,127 @@ def test_a_target_that_was_away_for_long_is_brought_up_to_date(world: Recorded) 
         world.manifests.step()
     assert world.sent(A)
     assert not world.sent(B)
+
+
+@pytest.mark.parametrize("kept", [True, False])
+def test_a_target_that_was_away_for_long_is_brought_up_to_date(world: Recorded, kept: bool) -> None:
+    away(world)
+    if not kept:
+        forget_segments(world)
     world.targets[B].forgive()
     world.clock.advance(100)
     settled(world)
     assert world.sent(B)
-    assert carried(load(world, B)[1]) == carried(world.engines())
+    report, engines = load(world, B)
+    assert report.problems == []
+    assert carried(engines) == carried(world.engines())
+    numbers = [name[-24:-8] for name in world.stores[B].list("manifests/segments/")]
+    assert kept == (numbers == [f"{number:016x}" for number in range(1, len(numbers) + 1)])
+
+
+def forget_segments(world: Recorded) -> None:
+    """So long that the segments it lacks are gone."""
+    now = world.manifests.ledger.position()
+    for number in range(1, now.snapshot_from + 1):
+        world.manifests.ledger.remove(manifest.segment_name(number))
+
+
+def test_a_reverted_disk_is_noticed_where_a_target_has_a_gap(world: Recorded, tmp_path: Path) -> None:
+    world.write(b"old", b"of both times")
+    settled(world)
+    before = rows(world)
+    keep(world.home / "manifests", tmp_path / "manifests")
+    away(world)
+    forget_segments(world)
+    world.targets[B].forgive()
+    world.clock.advance(100)
+    settled(world)
+    world.stop()
+    reverted(world, before)
+    keep(tmp_path / "manifests", world.home / "manifests")
+    world.begin()
+    world.targets[A].die(1e9)
+    assert "older state" in world.manifests.compare()
+
+
+def test_segments_are_sent_while_a_snapshot_is_not_there_yet(world: Recorded) -> None:
+    world.write(b"0", b"x")
+    settled(world)
+    for number in range(30):
+        world.write(b"%d" % number, b"data %d" % number)
+    world.clock.advance(20)
+    world.settle()
+    world.manifests.snapshot()
+    run = next(iter(sorted((world.home / "manifests" / "runs").rglob("*.run"))))
+    run_name = ObjectName(str(run.relative_to(world.home)))
+    world.targets[A].poison(run_name)
+    world.write(b"young", b"x")
+    assert not world.manifests.step()
+    assert load(world)[0].number == world.manifests.ledger.position().number
+    world.targets[A].forgive()
+    world.clock.advance(100)
+    assert world.manifests.step()
+
+
+@pytest.mark.parametrize("what", ["segment", "run", "snapshot"])
+def test_a_local_manifest_that_rotted_is_written_again_and_not_sent(world: Recorded, what: str) -> None:
+    world.write(b"0", b"x")
+    settled(world)
+    for target in world.targets.values():
+        target.die(1e9)
+    world.write(b"1", b"y")
+    world.manifests.step()
+    world.manifests.snapshot()
+    for path in (world.home / "manifests").rglob(f"*.{what}"):
+        data = bytearray(path.read_bytes())
+        data[-2] ^= 1
+        path.write_bytes(data)
+    for target in world.targets.values():
+        target.forgive()
+    for _ in range(12):
+        world.clock.advance(100)
+        world.manifests.step()
+    for target in (A, B):
+        assert world.sent(target)
+        report, engines = load(world, target)
+        assert not report.problems
+        assert carried(engines) == carried(world.engines())
+
+
+def test_mount_hears_that_it_is_superseded_as_soon_as_it_answers(past: Recorded) -> None:
+    tell = past.manifests._superseded
+    deaf = [True]
+
+    def superseded(why: str) -> None:
+        if deaf[0]:
+            raise DaemonUnreachable(daemon="mount", socket="", why="it starts")
+        tell(why)
+
+    past.manifests._superseded = superseded
+    assert past.manifests.compare()
+    past.manifests.step()
+    past.write(b"new", b"while it could not be told")
+    deaf[0] = False
+    past.manifests.step()
+    with pytest.raises(Superseded):
+        past.write(b"newer", b"x")
+
+
+def test_attributes_of_any_size_fit(world: Recorded) -> None:
+    world.write(b"0", b"x")
+    settled(world)
+    value = random.Random(1).randbytes(60_000)
+    for number in range(400):
+        name = b"%d" % number
+        world.write(name, b"")
+        world.fs.setxattr(world.inode(name), b"user.large", value, 0)
+    assert world.manifests.step()
+    assert len(segments(world)) > 2
+    world.manifests.snapshot()
+    assert world.manifests.step()
+    report, engines = load(world)
+    assert not report.problems
+    assert carried(engines) == carried(world.engines())
 
 
 def test_what_changes_after_a_death_in_the_middle_of_a_snapshot_is_in_the_segments_too(world: Recorded) -> None:

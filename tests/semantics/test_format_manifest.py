@@ -42,6 +42,7 @@ from vnafs.domain.repositories import Repository
 from vnafs.index import contents, entries, feeds, inodes, keys, meta, packs, pieces, protections, repositories, xattrs
 from vnafs.index.engines.memory import MemoryEngine
 from vnafs.index.inodes import NOT_QUEUED, InodeRow
+from vnafs.index.queue import DUE_NEVER
 from vnafs.upkeep.changes import META_NAMES, NAMESPACE_TABLES, STORE_TABLES
 from vnafs.upkeep.ledger import Ledger
 from vnafs.upkeep.record import Record
@@ -54,7 +55,7 @@ CONTENT, PACK, PIECE, PROTECTION, FROZEN = (table("The store", nth) for nth in r
 
 ARCHIVE = bytes(range(16))
 CONFIGURATION = 'version = 1\nmount = "/mnt"\n'
-REPOSITORY, FOLDER, FILE, LINK, DEVICE, OPEN, ORPHAN = (Inode(number) for number in range(100, 107))
+REPOSITORY, FOLDER, FILE, LINK, DEVICE, OPEN, ORPHAN, REOPENED, EMPTY = (Inode(number) for number in range(100, 109))
 NOT_UTF8 = b"caf\xe9 \xff\xfe"
 HERE, OTHER = PackId(b"h" * 16), PackId(b"o" * 16)
 
@@ -73,12 +74,13 @@ class Archive:
         self.folder = folder
         self.namespace, self.store = MemoryEngine(), MemoryEngine()
         self.record = Record(
-            Ledger(str(folder), self.store),
+            Ledger(str(folder / "manifests"), self.store),
             self.store,
             self.namespace,
             archive=ARCHIVE,
             fold=lambda: None,
             configuration=lambda: CONFIGURATION,
+            kept=lambda _: True,
             clock=HandClock(),
             faults=NoFaults(),
         )
@@ -141,6 +143,10 @@ class Archive:
         self.put(DEVICE, stat.S_IFCHR | 0o600, [(FOLDER, b"null")], rdev=os.makedev(1, 3))
         self.put(OPEN, stat.S_IFREG | 0o600, [(FOLDER, b"open")])
         self.put(ORPHAN, stat.S_IFREG | 0o600)
+        self.put(
+            REOPENED, stat.S_IFREG | 0o600, due=DUE_NEVER, size_bytes=5, version=Version(2), before=digest(b"bytes")
+        )
+        self.put(EMPTY, stat.S_IFREG | 0o600, due=Instant(1234))
         with self.namespace.write() as tx:
             xattrs.put(tx, FILE, b"user.x", b"\0\xff")
             tx.put(keys.symlink(LINK), b"../target")
@@ -453,7 +459,7 @@ def test_m11_only_the_first_segment_of_a_life_follows_none(tmp_path):
 
 
 def test_m12_a_change_that_goes_on_says_so(tmp_path, monkeypatch):
-    monkeypatch.setattr("vnafs.upkeep.record.EVENTS_AT_ONCE", 3)
+    monkeypatch.setattr("vnafs.upkeep.record.ROWS_BYTES_MAX", 600)
     made = Archive(tmp_path)
     made.record.step()
     made.fill()
@@ -616,6 +622,22 @@ def test_m17_a_file_that_stayed_open_has_its_youngest_copy_that_counts(state):
     found = [content_of(state, FROZEN["sha256"].bytes_in(copy), REPOSITORY) for copy in (younger, older)]
     assert found[0] is None
     assert number(CONTENT, "size_bytes", found[1]) == len(b"kept while open")
+
+
+def test_m17_a_file_that_was_opened_again_has_its_version_before(state):
+    row = state[b"nI" + eight(REOPENED)]
+    assert number(INODE, "flags", row) == 8
+    assert number(INODE, "due", row, signed=True) == (1 << 63) - 1
+    kept = rest(INODE, "rest", row)
+    assert len(kept) == 32 + 16
+    assert content_of(state, kept[:32], REPOSITORY) is not None
+
+
+def test_m19_an_empty_file_that_is_closed_says_so(state):
+    row = state[b"nI" + eight(EMPTY)]
+    assert number(INODE, "flags", row) == number(INODE, "size_bytes", row) == 0
+    assert number(INODE, "due", row, signed=True) not in {-1, (1 << 63) - 1}
+    assert number(INODE, "due", state[b"nI" + eight(OPEN)], signed=True) == -1
 
 
 def test_m18_from_a_name_to_the_recipe_record(state):

@@ -6,6 +6,7 @@ import os
 import shutil
 import signal
 import subprocess
+import time
 
 import pytest
 
@@ -173,6 +174,75 @@ def test_a_place_without_manifests_is_named(tmp_path):
     )
     assert answer["error"]["code"] == "TargetUnavailable"
     assert not (archive.archive / "vnafs.toml").exists()
+
+
+def words_to_restore(folder, archive: Archive) -> tuple[object, ...]:
+    url = f"file://{folder}/one"
+    return ("restore", "--from", url, "--into", archive.archive, "--mount", archive.mount, "--no-serve")
+
+
+def test_a_mount_that_cannot_be_is_refused_before_anything_is_made(past):
+    folder, _, _ = past
+    archive = Archive(folder, {}, {}, SETTINGS)
+    words = [*words_to_restore(folder, archive)]
+    words[words.index("--mount") + 1] = archive.archive / "spool"
+    answer = archive.vna(*words, check=2)
+    assert answer["error"]["code"] == "ConfigurationInvalid"
+    assert not archive.archive.exists()
+
+
+def test_what_is_left_out_and_what_it_means_is_said(tmp_path):
+    targets = {"one": f"file://{tmp_path}/one", "two": f"file://{tmp_path}/two"}
+    with an_archive(tmp_path, targets, settings=SETTINGS) as archive:
+        archive.vna("repository", "set", "archive", "--copies", 2)
+        (archive.share / "safe").write_bytes(b"on both")
+        archive.wait(copies=2)
+        with (archive.share / "young").open("wb") as file:
+            file.write(b"nobody else has this")
+            file.flush()
+            until(lambda: everything_sent(archive), "manifests sent", 60)
+            time.sleep(1)
+            until(lambda: everything_sent(archive), "manifests sent", 60)
+            for name in targets:
+                shutil.copytree(tmp_path / name, tmp_path / f"kept-{name}")
+    shutil.rmtree(archive.archive)
+    for name in targets:  # as when the power went: nothing that came later is there
+        shutil.rmtree(tmp_path / name)
+        (tmp_path / f"kept-{name}").rename(tmp_path / name)
+    archive = Archive(tmp_path, {}, {}, SETTINGS)
+    report = archive.vna(*words_to_restore(tmp_path, archive), check=None)
+    assert report["problems"] == []
+    assert report["targets_left_out"] == ["two"]
+    assert report["repositories_wanting_copies"] == {"archive": 2}
+    assert report["files_without_bytes"] == 1
+    archive.start("serve")
+    try:
+        assert [os.path.basename(row["path"]) for row in archive.vna("lost")] == ["young"]
+        waited = archive.vna("wait", "--timeout", 20, check=None)
+        assert not waited["done"]
+        assert waited["without_bytes"] == 1
+        (archive.share / "young").unlink()
+        archive.wait()
+        assert archive.vna("lost") == []
+    finally:
+        archive.stop()
+
+
+def test_adopting_is_refused_while_a_target_cannot_be_asked(tmp_path):
+    targets = {"one": f"file://{tmp_path}/one", "two": f"file://{tmp_path}/two"}
+    with an_archive(tmp_path, targets, settings=SETTINGS, serve=False) as archive:
+        serve = archive.start("serve")
+        (archive.share / "file").write_bytes(b"bytes")
+        archive.wait(copies=2)
+        stop(serve)
+        file = archive.archive / "vnafs.toml"
+        text = file.read_text()
+        file.write_text("[[target]]".join(part for part in text.split("[[target]]") if '"two"' not in part))
+        answer = archive.vna("adopt", check=3)
+        assert answer["error"]["code"] == "Refused"
+        assert "two" in answer["error"]["message"]
+        file.write_text(text)
+        assert archive.vna("adopt")["epoch"] == 1
 
 
 def test_a_disk_from_the_past_stops_and_is_adopted(tmp_path):

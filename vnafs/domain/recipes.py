@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import enum
+import hashlib
 
 from vnafs.domain.ids import PackId, Sha256
 
+EMPTY = Sha256(hashlib.sha256().digest())
+"""The content without bytes, which needs no pack."""
 PIECE_BYTES_MAX = 16 * 1024 * 1024
 PIECE_LOOKUP_BYTES_MIN = 4096
 """Smaller pieces are stored without looking for an equal one: the row would cost more than it saves."""

@@ -1010,7 +1010,13 @@ class ManifestTree:
         item = dataclasses.replace(item, kind="file", size=size)
         if flags & 2:
             return self._with_bytes(item, [value[101:133]])
-        return self._with_bytes(item, self._frozen(inode))
+        if not size and int.from_bytes(value[93:101], "big", signed=True) not in {-1, (1 << 63) - 1}:
+            return self._with_bytes(item, [EMPTY])  # closed, and not sealed yet (M-19)
+        version = int.from_bytes(value[89:93], "big")
+        frozen = self._frozen(inode)
+        before = [value[101:133]] if flags & 8 else []
+        younger = [sha256 for of, sha256 in frozen if of >= version]
+        return self._with_bytes(item, [*younger, *before, *(sha256 for of, sha256 in frozen if of < version)])
 
     def _with_bytes(self, item: Item, digests: Sequence[bytes]) -> Item:
         for sha256 in digests:
@@ -1021,13 +1027,13 @@ class ManifestTree:
         why = "its newest bytes never came to the target; --catalogues may find older ones"
         return dataclasses.replace(item, sha256=digests[0] if digests else None, why=why)
 
-    def _frozen(self, inode: int) -> list[bytes]:
-        """What a file that was open when it was last seen had in it, the youngest first (M-17)."""
+    def _frozen(self, inode: int) -> list[tuple[int, bytes]]:
+        """What a file that was open when it was last seen had in it, with the version, the youngest first (M-17)."""
         value = self._index.row(b"sW" + struct.pack(">Q", inode))
         if value is None or value[0] != 1:
             return []
         copies = range(26, len(value) - _FROZEN_BYTES + 1, _FROZEN_BYTES)
-        return [value[at + 9 : at + 41] for at in reversed(copies)]
+        return [(int.from_bytes(value[at + 1 : at + 9], "big"), value[at + 9 : at + 41]) for at in reversed(copies)]
 
     def _xattrs(self, inode: int) -> str:
         found = self._index.rows(b"nX" + struct.pack(">Q", inode))

@@ -249,9 +249,12 @@ class Data:
             if row.due != due:
                 with core.change() as change:
                     change.set(inode, change.row(inode)._replace(due=due))
+                    if not row.size_bytes:  # whoever was told that it is empty hears that this may change
+                        change.event(EventKind.STATE, inode, row.version, detail=FileState.OPEN)
             return
         version = Version(row.version + 1)
-        new = row._replace(version=version, state=FileState.OPEN, due=due, seal=None)
+        before = row.before if row.seal is None else row.seal.sha256
+        new = row._replace(version=version, state=FileState.OPEN, due=due, seal=None, before=before)
         if row.state is FileState.STUB:
             new = new._replace(size_bytes=0, blocks=0)
         with core.change() as change:
@@ -308,6 +311,8 @@ class Data:
             with core.change() as change:
                 row = change.row(inode)
                 change.set(inode, self.as_local(row, local, due=core.quiet_until() if row.nlink else NOT_QUEUED))
+                if not local.st_size:  # whoever was told that it is open hears that it is empty, though nothing changed
+                    change.event(EventKind.ATTRIBUTES, inode, row.version)
         except BaseException:
             if reading >= 0:
                 os.close(reading)

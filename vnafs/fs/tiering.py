@@ -82,7 +82,7 @@ class Tiering:
                 return Verdict.CHANGED
         if proposal.content not in {None, seal.sha256}:
             return Verdict.GONE
-        row = row._replace(state=proposal.state, seal=seal, due=self._core.clock.now())
+        row = row._replace(state=proposal.state, seal=seal, before=None, due=self._core.clock.now())
         if row.size_bytes != seal.fingerprint.size_bytes:
             row = row._replace(size_bytes=seal.fingerprint.size_bytes)
         change.set(inode, row)
@@ -269,7 +269,10 @@ class Tiering:
             version = Version(version + 1)
             change.event(EventKind.VERSION, inode, version, detail=seal_detail(row.seal))
         local = self._core.spool.stat(inode, row.version)
-        row = row._replace(state=FileState.OPEN, version=version, seal=None, due=self._core.quiet_until())
+        before = row.before if row.seal is None else row.seal.sha256
+        row = row._replace(
+            state=FileState.OPEN, version=version, seal=None, before=before, due=self._core.quiet_until()
+        )
         if local is not None:
             row = row._replace(
                 size_bytes=local.st_size,

@@ -27,8 +27,9 @@ _RECORD = RecordType("inode", {1: ">BBHIIIQQqqqqQQQIq"})
 _SEAL = struct.Struct(">32sqq")  # SHA-256, mtime and ctime of the fingerprint; its size is the row's
 _NO_SEAL = bytes(_SEAL.size)
 """A file's row keeps the place of its seal: a row that grew would split the full page it is in."""
+_NO_FINGERPRINT = bytes(16)
 _RDEV = struct.Struct(">Q")
-_HAS_XATTRS, _SEALED, _DEVICE = 1, 2, 4
+_HAS_XATTRS, _SEALED, _DEVICE, _BEFORE = 1, 2, 4, 8
 _STATES = (FileState.OPEN, *FileState)  # by number; no row has 0
 _make = tuple.__new__
 
@@ -62,6 +63,8 @@ class InodeRow(NamedTuple):
     seal: Seal | None = None
     """SHA-256 and fingerprint of this version's bytes; None while OPEN."""
     rdev: int = 0
+    before: Sha256 | None = None
+    """SHA-256 of the version sealed last, while this one is not; for the case that this one is lost."""
 
     @property
     def is_directory(self) -> bool:
@@ -94,6 +97,9 @@ def encode(row: InodeRow) -> bytes:
     elif row.rdev:
         flags |= _DEVICE
         tail = _RDEV.pack(row.rdev)
+    elif row.before is not None:
+        flags |= _BEFORE
+        tail = row.before + _NO_FINGERPRINT
     elif row.is_file:
         tail = _NO_SEAL
     return _RECORD.pack(row.state, flags, *row[:_STATE_AT], row.due, tail=tail)
@@ -103,7 +109,7 @@ def decode(record: bytes) -> InodeRow:
     """The row of a record. Raises FormatUnknown for one that a newer program wrote, Damaged for one cut short."""
     fields, tail = _RECORD.unpack(record)
     flags = fields[1]
-    seal, rdev = None, 0
+    seal, rdev, before = None, 0, None
     if flags:
         try:
             if flags & _SEALED:
@@ -111,9 +117,13 @@ def decode(record: bytes) -> InodeRow:
                 seal = Seal(Sha256(sha256), Fingerprint(fields[_SIZE_AT], mtime, ctime))
             elif flags & _DEVICE:
                 (rdev,) = _RDEV.unpack(tail)
+            elif flags & _BEFORE:
+                before = Sha256(_SEAL.unpack(tail)[0])
         except struct.error as error:
             raise Damaged(what="an inode record") from error
-    return _make(InodeRow, (*fields[2:16], _STATES[fields[0]], fields[16], bool(flags & _HAS_XATTRS), seal, rdev))
+    return _make(
+        InodeRow, (*fields[2:16], _STATES[fields[0]], fields[16], bool(flags & _HAS_XATTRS), seal, rdev, before)
+    )
 
 
 def find(reader: Reader, number: Inode) -> InodeRow | None:
@@ -125,7 +135,7 @@ def find(reader: Reader, number: Inode) -> InodeRow | None:
 def find_shown(reader: Reader, number: Inode) -> InodeRow | None:
     """As `find`, for a listing: without the seal, which takes most of the time and which no listing shows.
 
-    Never store such a row.
+    Never store such a row; the hash sealed before is not in it either.
     """
     record = reader.get(keys.inode(number))
     if record is None:
@@ -133,7 +143,9 @@ def find_shown(reader: Reader, number: Inode) -> InodeRow | None:
     fields, _ = _RECORD.unpack(record)
     if fields[1] & _DEVICE:
         return decode(record)
-    return _make(InodeRow, (*fields[2:16], _STATES[fields[0]], fields[16], bool(fields[1] & _HAS_XATTRS), None, 0))
+    return _make(
+        InodeRow, (*fields[2:16], _STATES[fields[0]], fields[16], bool(fields[1] & _HAS_XATTRS), None, 0, None)
+    )
 
 
 def put(tx: Transaction, number: Inode, row: InodeRow) -> None:

@@ -35,7 +35,8 @@ Store environment (sole writer: tierd)
 | T target8 due8 pack8       | attempts               | transfers to do                                               |
 | G target8                  | target record          | name, identity, capabilities                                  |
 | W inode8                   | protection record      | copies of a file that stays open, as it was at some moment    |
-| Z pack8                    | packid16               | packs that were given up; their objects are to be removed     |
+| Z pack8                    | condemned record       | packs nobody has whole; given up, their objects are removed   |
+| Y inode8 version8          | nothing                | restored versions of whose bytes no content is known          |
 | F seq8                     | event                  | the feed                                                      |
 """
 
@@ -317,3 +318,17 @@ def protection(number: Inode) -> bytes:
 
 
 PROTECTIONS = b"W"
+
+
+def unreadable(number: Inode, version: Version) -> bytes:
+    """Y: one version without bytes."""
+    return _TWO.pack(b"Y", number, version)
+
+
+def unreadable_of(key: bytes) -> tuple[Inode, Version]:
+    """The version of a Y key."""
+    _, number, version = _TWO.unpack(key)
+    return Inode(number), Version(version)
+
+
+UNREADABLE = b"Y"

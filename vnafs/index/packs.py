@@ -126,6 +126,12 @@ def every(reader: Reader, *, after: PackNumber = PackNumber(0)) -> Iterator[Pack
         yield _decode(PackNumber(keys.number_of(key)), row)
 
 
+def latest(reader: Reader) -> Iterator[Pack]:
+    """All packs, the highest number first."""
+    for key, row in reader.scan(keys.PACKS, prefix_stop(keys.PACKS), reverse=True):
+        yield _decode(PackNumber(keys.number_of(key)), row)
+
+
 def last_number(reader: Reader) -> PackNumber:
     """The highest pack number given out so far, 0 when there is none."""
     for key, _ in reader.scan(keys.PACKS, prefix_stop(keys.PACKS), reverse=True):

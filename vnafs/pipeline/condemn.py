@@ -3,8 +3,9 @@
 A pack waits on the local disk for its targets; its file may rot before any target has it. What is found wrong here
 can be put nowhere, so the pack goes as a whole: first nothing may lean on it any more (its Z row), then the tree
 takes the files that need it back to SEALED, and only when the tree has done so for every one of them do the rows of
-its contents and pieces go, and what reached a target of it. Every step may be repeated; a transfer of the pack
-leads here again after a crash. A pack that some file without local bytes needs is kept, whatever is left of it.
+its contents and pieces go, and what is wrong of it on a target. Every step may be repeated; a transfer of the pack
+leads here again after a crash. A pack that some file without local bytes needs is kept, whatever is left of it, and
+so is one that a target may have: whose copy counts for nothing yet, but of which nothing bad was heard either.
 
 Any replicator's thread calls `doubt`; one at a time gets its turn.
 """
@@ -74,12 +75,15 @@ class Condemner:
                     return True
                 is_marked = condemned.find(reader, number) is not None
                 is_verified = _verified(reader, number)
+                is_hoped_for = _in_state(reader, number, CopyState.UPLOADED)
             if not (is_absent or pack.local) or (pack.local and self._shelf.is_whole(pack)):
                 return False
             if is_verified:
                 if pack.local:
                     log.error("pack.local_file_wrong", extra={"pack": pack.id.hex()})
                     self._shelf.discard(pack)
+                return False
+            if is_hoped_for:
                 return False
             try:
                 return self._give_up(pack, is_marked=is_marked)
@@ -93,7 +97,7 @@ class Condemner:
                 return False
             log.error("pack.given_up", extra={"pack": pack.id.hex(), "contents": pack.contents_count})
             with self._store.write() as tx:
-                condemned.put(tx, pack.number, pack.id)
+                condemned.put(tx, pack.number, condemned.Condemned(pack.id, pack.sha256, pack.size_bytes))
             self._store.sync(self._store.position)
         self._faults.reach("condemn.marked")
         self._take_back(pack)
@@ -173,7 +177,7 @@ class Condemner:
                 copies.remove(tx, pack.number, copy.target)
             packs.remove(tx, packs.get(tx, pack.number) or pack)
             for target in targets.current(tx):
-                # what was brought there is removed in its turn, also by a target that cannot be reached now
+                # what was brought there is looked at in its turn, and removed if it is wrong
                 copies.enqueue(tx, copies.Transfer(target, now, pack.number, 0))
         self._store.sync(self._store.position)
         return True
@@ -184,8 +188,12 @@ class _TreeSilent(Exception):
 
 
 def _verified(reader: Reader, number: PackNumber) -> bool:
+    return _in_state(reader, number, CopyState.VERIFIED)
+
+
+def _in_state(reader: Reader, number: PackNumber, state: CopyState) -> bool:
     counted = targets.current(reader)
-    return any(c.state is CopyState.VERIFIED and c.target in counted for c in copies.of_pack(reader, number))
+    return any(c.state is state and c.target in counted for c in copies.of_pack(reader, number))
 
 
 def _doomed(reader: Reader, pack: packs.Pack) -> Iterator[contents.Content]:

@@ -8,7 +8,8 @@ from vnafs.domain.copies import Copy, CopyState
 from vnafs.domain.errors import NotFound
 from vnafs.domain.files import FileState
 from vnafs.domain.ids import ContentNumber, Inode, PackNumber, RepositoryId, Sha256, Version
-from vnafs.index import contents, copies, counts, packs, targets
+from vnafs.domain.recipes import EMPTY
+from vnafs.index import contents, copies, counts, packs, targets, unreadable
 from vnafs.index.engine import Engine, Reader
 from vnafs.pipeline.namespace import Namespace
 
@@ -63,8 +64,30 @@ def _behind(reader: Reader, counted: set[int]) -> set[PackNumber]:
     return {transfer.pack for target in counted for transfer in copies.transfers(reader, target)}
 
 
+def is_unreadable(store: Engine, namespace: Namespace, inode: Inode, version: Version) -> bool:
+    """Whether a version that came back without bytes is still there and still has none: no content has them."""
+    try:
+        facts = namespace.facts(inode)
+    except NotFound:
+        return False
+    if facts.version != version or facts.state is not FileState.STUB or facts.sha256 is None or facts.sha256 == EMPTY:
+        return False
+    with store.read() as reader:
+        return contents.find(reader, facts.sha256, facts.repository) is None
+
+
+def unreadable_stubs(store: Engine, namespace: Namespace) -> Iterator[tuple[Inode, Version]]:
+    """Files that came back from manifests although nobody knows a content of their bytes, in order."""
+    with store.read() as reader:
+        noted = list(unreadable.every(reader))
+    for inode, version in noted:
+        if is_unreadable(store, namespace, inode, version):
+            yield inode, version
+
+
 def stubs_without_copy(store: Engine, namespace: Namespace) -> Iterator[tuple[Inode, Version]]:
     """Files whose bytes are nowhere whole, as far as is known. There should be none; takes as long as there are."""
+    yield from unreadable_stubs(store, namespace)
     with store.read() as reader:
         if not counts.get(reader, counts.held(0)).rows:
             return

@@ -25,7 +25,7 @@ from vnafs.domain.clock import Clock
 from vnafs.domain.errors import Damaged, NoSpace, RecallFailed, TargetError, VnaError
 from vnafs.domain.faults import Faults
 from vnafs.domain.ids import Inode, PackId, RepositoryId, Sha256, Span, Version
-from vnafs.domain.recipes import PIECE_BYTES_MAX, PieceRef, Recipe
+from vnafs.domain.recipes import EMPTY, PIECE_BYTES_MAX, PieceRef, Recipe
 from vnafs.index import contents, packs
 from vnafs.index.engine import Engine
 from vnafs.local.spool import local_error
@@ -265,6 +265,8 @@ class Recaller:
             if known is not None:
                 self._recipes.move_to_end(sha256)
                 return known
+        if sha256 == EMPTY:
+            return Recipe(EMPTY, 0, ())
         with self._store.read() as reader:
             content = contents.find(reader, sha256, repository)
             home = None if content is None else packs.get(reader, content.home)

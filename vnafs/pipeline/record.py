@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import itertools
 import logging
 import os
 import queue
@@ -34,6 +35,8 @@ CLOSING_MAX = 2
 REUSES_AT_ONCE_MAX = 256
 REUSES_WAIT_SECONDS = 0.02
 """For more files of known content, so that they share a transaction and a sync."""
+LATEST_PACKS = 10_000
+"""More than were ever open at one time: of two packs the one with the higher number may have been recorded first."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -87,8 +90,7 @@ class Recorder:
         self._failed: set[PackNumber] = set()
         os.makedirs(folder, mode=0o700, exist_ok=True)
         with store.read() as reader:
-            self._content_next = _last(reader, keys.CONTENTS) + 1
-            self._piece_next = _last(reader, b"P") + 1
+            self._content_next, self._piece_next = _first_free(reader)
             self._remove_leftovers(reader)
         self._thread = threading.Thread(target=self._record_all, name="recorder", daemon=True)
 
@@ -328,6 +330,15 @@ class Recorder:
 
 def _proposal(file: File) -> Proposal:
     return Proposal(file.inode, file.version, FileState.PACKED, file.seal)
+
+
+def _first_free(reader: Reader) -> tuple[int, int]:
+    """The first numbers of contents and of pieces that no row has, and that no pack's row claims."""
+    content, piece = _last(reader, keys.CONTENTS) + 1, _last(reader, keys.PIECES) + 1
+    for pack in itertools.islice(packs.latest(reader), LATEST_PACKS):
+        content = max(content, pack.contents_first + pack.contents_count)
+        piece = max(piece, pack.pieces_first + pack.pieces_count)
+    return content, piece
 
 
 def _last(reader: Reader, table: bytes) -> int:

@@ -220,14 +220,30 @@ class Replicator:
             given_up = condemned.find(reader, number)
         if pack is None:
             if given_up is not None:
-                self.target.delete(pack_object_name(given_up))
+                self._remove_if_wrong(given_up)
             return VerifiedBy.NOTHING
         try:
             return self._put(pack)
         except (TargetError, Damaged, RecallFailed, OSError) as problem:
+            if isinstance(problem, Damaged | ObjectMissing):
+                self._note_hope_lost(number)
             if self._doubt(number, is_absent=isinstance(problem, Damaged | ObjectMissing)):
                 return VerifiedBy.NOTHING
             raise
+
+    def _remove_if_wrong(self, given_up: condemned.Condemned) -> None:
+        """What is here of a pack that was given up goes only if it is wrong: whole, it may be somebody's last copy."""
+        if given_up.sha256 is None:
+            return
+        name = pack_object_name(given_up.id)
+        try:
+            verify(self.target, name, given_up.size_bytes, given_up.sha256, self.capabilities())
+        except ObjectMissing:
+            return
+        except Damaged:
+            self.target.delete(name)
+        else:
+            log.warning("replicate.given_up_and_whole", extra={"target": self.name, "pack": given_up.id.hex()})
 
     def _put(self, pack: packs.Pack) -> VerifiedBy:
         number = pack.number
@@ -241,9 +257,13 @@ class Replicator:
             # There is nothing to put. What is there may be good all the same: it was unreachable, or garbled on its
             # way to us, when it was looked at. If it is not, it may be good in part, and stays.
             return verify(self.target, name, pack.size_bytes, pack.sha256, capabilities)
-        except ObjectExists as problem:
-            self._discard(number, name)
-            raise Damaged(what=f"Object {name} on target {self.name}") from problem
+        except ObjectExists:
+            # it differs from what was put; which of the two is wrong is another question
+            try:
+                return verify(self.target, name, pack.size_bytes, pack.sha256, capabilities)
+            except Damaged:
+                self._discard(number, name)
+                raise
         self._faults.reach("replicate.uploaded")
         try:
             how = verify(self.target, name, pack.size_bytes, pack.sha256, capabilities)
@@ -303,6 +323,13 @@ class Replicator:
         log.error("replicate.damaged", extra={"target": self.name, "pack": number})
         with self._store.write() as tx:
             if packs.get(tx, number) is not None:
+                copies.put(tx, copies.PackCopy(number, self.number, CopyState.DAMAGED))
+
+    def _note_hope_lost(self, number: PackNumber) -> None:
+        """A copy that was there by hearsay is not, or is wrong: the target says so itself."""
+        with self._store.write() as tx:
+            known = (c for c in copies.of_pack(tx, number) if c.target == self.number)
+            if any(copy.state is CopyState.UPLOADED for copy in known):
                 copies.put(tx, copies.PackCopy(number, self.number, CopyState.DAMAGED))
 
     def _record(self, transfer: copies.Transfer, how: VerifiedBy) -> None:

@@ -294,6 +294,8 @@ class Tiering:
 
     def tend(self) -> None:
         """Close packs that are old enough, and say what is still unsaid."""
+        if self.suspended:
+            return
         self.packer.close_aged()
         self._flights.tidy()
         self._proposer.add(self._flights.unsaid())
@@ -396,7 +398,7 @@ class Tiering:
 
     def _may_protect(self) -> bool:
         """Whether a copy would find room in packs and a target to go to."""
-        return not self._waiting.why and self._clock.monotonic() >= self._pack_not_before and bool(self.replicators())
+        return not self.stalled and self._clock.monotonic() >= self._pack_not_before and bool(self.replicators())
 
     # -- proposing ---------------------------------------------------------------------------------------------
 

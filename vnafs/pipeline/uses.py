@@ -18,8 +18,9 @@ from vnafs.domain.errors import CursorAhead, CursorBehind, NoSpace, NotFound
 from vnafs.domain.events import Event, EventKind
 from vnafs.domain.files import Proposal
 from vnafs.domain.ids import ContentNumber, Inode, Sha256, Version
-from vnafs.index import contents, feeds, keys
+from vnafs.index import contents, feeds, keys, unreadable
 from vnafs.index.engine import Engine, Reader
+from vnafs.pipeline.held import is_unreadable
 from vnafs.pipeline.namespace import Namespace
 
 log = logging.getLogger(__name__)
@@ -88,6 +89,7 @@ class Uses:
     def _sweep(self) -> bool:
         if self._sweep_from is None:
             return False
+        self._forget_readable()
         with self._store.read() as reader:
             rows = contents.uses_from(reader, self._sweep_from, ROWS_AT_ONCE)
             hashes = {}
@@ -100,6 +102,16 @@ class Uses:
             number, inode, version = rows[-1]
             self._sweep_from = (number, inode, Version(version + 1))
         return True
+
+    def _forget_readable(self) -> None:
+        """Drop the rows of versions that came back without bytes, and that are no more or have bytes now."""
+        with self._store.read() as reader:
+            noted = list(unreadable.every(reader))
+        gone = [use for use in noted if not is_unreadable(self._store, self._namespace, *use)]
+        if gone:
+            with self._store.write() as tx:
+                for inode, version in gone:
+                    unreadable.remove(tx, inode, version)
 
     def _look_again(self) -> bool:
         again = [self._undecided.popleft() for _ in range(min(len(self._undecided), ROWS_AT_ONCE))]

@@ -1,9 +1,9 @@
 """Adopt: let this index go on although targets went on without it, or for a copy of this machine.
 
 An administrator has decided that what is here is right. Numbers of segments go on after everything any target has,
-inode numbers in a new epoch; the next snapshot says all there is here. What only the other run stored stays on the
-targets, unknown to this index. Copies that were verified before are looked at again: the other run may have removed
-them. Both environments are changed by their owner's rights, while neither daemon runs.
+inode numbers in an epoch after all of them; the next snapshot says all there is here. What only the other run stored
+stays on the targets, unknown to this index. Copies that were verified before are looked at again: the other run may
+have removed them. Both environments are changed by their owner's rights, while neither daemon runs.
 """
 
 from __future__ import annotations
@@ -11,13 +11,13 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 
-from vnafs.content import manifest
 from vnafs.domain.clock import Clock
 from vnafs.domain.copies import CopyState
 from vnafs.domain.ids import PackNumber
 from vnafs.index import copies, keys, meta, packs
 from vnafs.index.engine import Engine, prefix_stop
 from vnafs.targets.port import Target
+from vnafs.upkeep.heads import head_of
 from vnafs.upkeep.ledger import Position, Sent, position, set_position, set_sent
 
 PACKS_AT_ONCE = 1000
@@ -39,14 +39,13 @@ def adopt(namespace: Engine, store: Engine, places: Mapping[int, Target], *, clo
 
     May be repeated; a crash leaves an archive that is still superseded, or adopted.
     """
-    heads = {}
-    for number, target in places.items():
-        found = (manifest.number_in(name) for name in target.list(manifest.SEGMENTS))
-        heads[number] = max((at for at in found if at is not None), default=0)
+    with namespace.read() as reader:
+        archive = meta.get_bytes(reader, meta.ARCHIVE_ID)
+    heads = [head_of(target, archive) for target in places.values()]
     doubted = _doubt_copies(store, clock)
     with store.write() as tx:
         before = position(tx)
-        head = max([before.number, *heads.values()])
+        head = max([before.number, *(found.number for found in heads)])
         # no snapshot: the first thing recorded is one, and nobody needs what came before it
         set_position(
             tx,
@@ -60,7 +59,8 @@ def adopt(namespace: Engine, store: Engine, places: Mapping[int, Target], *, clo
             set_sent(tx, number, Sent(number=head))
     store.sync(store.position)
     with namespace.write() as tx:
-        epoch = (meta.get_int(tx, meta.EPOCH) or 0) + 1
+        # the other run may have been adopted, too, or restored: its epoch is nobody else's
+        epoch = max([meta.get_int(tx, meta.EPOCH) or 0, *(found.epoch for found in heads)]) + 1
         meta.set_int(tx, meta.EPOCH, epoch)
         meta.remove(tx, meta.SUPERSEDED)
     namespace.sync(namespace.position)

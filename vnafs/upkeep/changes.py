@@ -7,7 +7,6 @@ now, all in one view: so what is written is a state that the index was in. Knows
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Iterable, Iterator
 
 from vnafs.content.manifest import NAMESPACE, STORE, Operation, Row
@@ -80,18 +79,23 @@ def few_of_store(reader: Reader) -> Iterator[Row]:
     yield from _whole(reader, STORE, keys.PROTECTIONS)
 
 
-def everything(reader: Reader, which: bytes, after: bytes, limit: int) -> list[Row]:
-    """At most *limit* rows of all that is carried of one map, with keys past *after* (map byte included), in order."""
+def everything(reader: Reader, which: bytes, after: bytes, rows_max: int, bytes_max: int) -> list[Row]:
+    """Rows of all that is carried of one map, with keys past *after* (map byte included), in order.
+
+    As many as the limits allow, one at least while there is one.
+    """
     found: list[Row] = []
+    size_bytes = 0
     ranges = [(table, prefix_stop(table)) for table in (NAMESPACE_TABLES if which == NAMESPACE else STORE_TABLES)]
     if which == NAMESPACE:
         ranges += [(keys.meta(name), keys.meta(name) + b"\0") for name in META_NAMES]
     for start, stop in sorted(ranges):
         begin = max(start, after[1:] + b"\0") if after else start
-        if begin < stop:
-            found += itertools.islice(_rows(reader, which, begin, stop), limit - len(found))
-        if len(found) >= limit:
-            break
+        for row in _rows(reader, which, begin, stop) if begin < stop else ():
+            found.append(row)
+            size_bytes += len(row.key) + len(row.value)
+            if len(found) >= rows_max or size_bytes >= bytes_max:
+                return found
     return found
 
 

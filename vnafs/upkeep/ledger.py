@@ -1,7 +1,8 @@
 """The ledger: manifests as they are on the local disk, and how far they have come.
 
-The folder is laid out as every target is, so that sending is copying. Objects appear by rename and are synced; a row
-in the store then says that they are there. What a crash left without a row is written again. One thread writes.
+The folder is laid out as `manifests/` on every target is, so that sending is copying. Objects appear by rename and are
+synced; a row in the store then says that they are there. What a crash left without a row is written again. One thread
+writes.
 """
 
 from __future__ import annotations
@@ -120,7 +121,7 @@ class Ledger:
 
     def path(self, name: ObjectName) -> str:
         """Where an object is on the local disk."""
-        return os.path.join(self.folder, *name.split("/"))
+        return os.path.join(self.folder, *name.split("/")[1:])
 
     def write(self, name: ObjectName, data: bytes) -> None:
         """Put an object on stable storage, in place of any that has no row. Raises NoSpace, StorageFailed."""
@@ -153,11 +154,16 @@ class Ledger:
         """Whether an object is on the local disk."""
         return os.path.exists(self.path(name))
 
+    def remove(self, name: ObjectName) -> None:
+        """Give up an object that is not what was written."""
+        with contextlib.suppress(OSError):
+            os.unlink(self.path(name))
+
     def names(self) -> Iterator[ObjectName]:
         """Every object that is there."""
         for folder, _, files in os.walk(self.folder):
             for file in files:
-                yield ObjectName(os.path.relpath(os.path.join(folder, file), self.folder))
+                yield ObjectName(f"manifests/{os.path.relpath(os.path.join(folder, file), self.folder)}")
 
     def keep_only(self, wanted: set[ObjectName], from_number: int) -> None:
         """Remove snapshots and runs that are not *wanted*, and segments up to *from_number*; never fails."""

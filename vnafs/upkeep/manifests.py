@@ -14,9 +14,9 @@ from typing import Protocol
 
 from vnafs.domain.clock import Clock
 from vnafs.domain.copies import Capabilities
-from vnafs.domain.errors import DaemonUnreachable, NoSpace, Superseded, TargetError, VnaError
+from vnafs.domain.errors import StorageFailed, Superseded, TargetError, VnaError
 from vnafs.domain.faults import Faults
-from vnafs.domain.ids import TargetName
+from vnafs.domain.ids import ObjectName, TargetName
 from vnafs.index import meta
 from vnafs.index.engine import Engine
 from vnafs.targets.port import Target
@@ -26,6 +26,8 @@ from vnafs.upkeep.send import Send
 
 log = logging.getLogger(__name__)
 
+TELL_SECONDS = 1.0
+"""Between attempts to say that the archive is superseded."""
 STOP_SECONDS_MAX = 1.0
 """Waited for each that sends, at the end."""
 COMPARE_SECONDS_MAX = 15.0
@@ -86,6 +88,7 @@ class Manifests:
             archive=archive,
             fold=fold,
             configuration=configuration,
+            kept=self._is_kept,
             clock=clock,
             faults=faults,
         )
@@ -105,6 +108,12 @@ class Manifests:
         self._hurry = threading.Event()
         self.rival = ""
         """Why nothing is recorded any more, or nothing."""
+        self.why = ""
+        """Why the last change was not recorded, or nothing."""
+        self._told = False
+        self._after = 0
+        """The highest number that an earlier life used on some target."""
+        self._again = threading.Event()
         self._thread = threading.Thread(target=self._run, name="manifests", daemon=True)
 
     # -- life ----------------------------------------------------------------------------------------------------
@@ -159,7 +168,7 @@ class Manifests:
             while not self._stopping.is_set():
                 self._hurry.clear()
                 self.step()
-                self._hurry.wait(self._seconds_max)
+                self._hurry.wait(TELL_SECONDS if self.rival and not self._told else self._seconds_max)
         except BaseException as problem:
             self._fatal(problem)
 
@@ -168,10 +177,20 @@ class Manifests:
     def step(self) -> bool:
         """Record once, and wake those that send, or send here when not started; whether all is sent then."""
         if self.rival:
+            if not self._told:
+                self._tell()
             return False
         try:
+            self._record.go_on_after(self._after)
+            if self._again.is_set():
+                self._again.clear()
+                self._record.snapshot()
             self._record.step()
-        except (DaemonUnreachable, NoSpace) as problem:
+            self.why = ""
+        except StorageFailed:
+            raise
+        except VnaError as problem:
+            self.why = str(problem)
             log.warning("manifest.not_recorded", extra={"why": str(problem)})
         current = self._current()
         if self._started:
@@ -202,6 +221,10 @@ class Manifests:
                     clock=self._clock,
                     faults=self._faults,
                     rival=self._stop_for,
+                    rotten=self._write_again,
+                    epoch=self._epoch,
+                    go_on_after=self._go_on_after,
+                    fatal=self._fatal,
                 )
             if self._started:
                 for send in self._senders.values():
@@ -212,12 +235,39 @@ class Manifests:
         with self._lock:
             first = not self.rival
             self.rival = self.rival or why
+            senders = list(self._senders.values())
+        for send in senders:
+            send.ask_to_stop()
         if first:
             log.critical("manifest.superseded", extra={"why": why})
-            try:
-                self._superseded(why)
-            except VnaError as problem:
-                log.warning("manifest.superseded_not_told", extra={"why": str(problem)})
+            self._tell()
+
+    def _tell(self) -> None:
+        """Until it was heard: mount may still be starting."""
+        try:
+            self._superseded(self.rival)
+        except VnaError as problem:
+            log.warning("manifest.superseded_not_told", extra={"why": str(problem)})
+        else:
+            self._told = True
+
+    def _write_again(self, name: ObjectName) -> None:
+        log.error("manifest.rotten", extra={"object": name})
+        self._again.set()
+        self._hurry.set()
+
+    def _epoch(self) -> int:
+        with self._namespace.read() as reader:
+            return meta.get_int(reader, meta.EPOCH) or 0
+
+    def _go_on_after(self, number: int) -> None:
+        self._after = max(self._after, number)
+        self._hurry.set()
+
+    def _is_kept(self, snapshot: int) -> bool:
+        with self._lock:
+            senders = list(self._senders.values())
+        return not senders or any(send.sent().snapshot == snapshot for send in senders)
 
     def progress(self) -> list[Progress]:
         """How far every target is."""

@@ -29,25 +29,35 @@ from vnafs.upkeep.ledger import Ledger, Position, digest_of, set_position
 
 log = logging.getLogger(__name__)
 
-EVENTS_AT_ONCE = 50_000
-"""One segment's; more go on in the next one."""
-STORE_EVENTS_AT_ONCE = 500
+EVENTS_AT_ONCE = 20_000
+"""One segment's at most; more go on in the next one."""
+STORE_EVENTS_AT_ONCE = 200
 """Packs, each with some thousand rows."""
+ROWS_BYTES_MAX = 16 * 1024 * 1024
+"""Of one segment or run, and read in one view, give or take a row."""
 RUN_ROWS_MEAN = 4096
 RUN_ROWS_MAX = 32_768
 VIEW_ROWS = 20_000
 """Read in one view while a snapshot is made."""
+SEGMENT_SECONDS_MAX = 30.0
+"""Between segments while a snapshot is made."""
 SINCE_BYTES_MIN = 8 * 1024 * 1024
 SEGMENTS_MAX = 2880
 """Two days of one each minute: then a snapshot, however small they were."""
+KEPT_MAX = 10_000
+"""Segments kept for targets that were away, beyond those that the snapshot needs: about a week."""
 FEED_EVENTS_MAX = 100_000
 """Of the store's feed, which nobody else follows yet."""
 
 
 class Record:
-    """See the module. *fold* is the tree's barrier, *configuration* the text of the archive's file."""
+    """See the module.
 
-    def __init__(
+    *fold* is the tree's barrier, *configuration* the text of the archive's file; *kept* says whether a target has the
+    snapshot of that number, or there is none to have it.
+    """
+
+    def __init__(  # noqa: PLR0913 - parts and exits, each named where it is wired
         self,
         ledger: Ledger,
         store: Engine,
@@ -56,9 +66,11 @@ class Record:
         archive: bytes,
         fold: Callable[[], None],
         configuration: Callable[[], str],
+        kept: Callable[[int], bool],
         clock: Clock,
         faults: Faults,
     ) -> None:
+        self._kept = kept
         self._ledger = ledger
         self._store = store
         self._namespace = namespace
@@ -84,11 +96,16 @@ class Record:
             log.warning("manifest.cursor_lost", extra={"why": str(lost)})
             self.snapshot(broken=True)
             return True
-        now = self._ledger.position()
-        since = now.number - now.snapshot_from
-        if since and (now.since_bytes > max(SINCE_BYTES_MIN, now.snapshot_bytes // 2) or since > SEGMENTS_MAX):
+        if self._snapshot_is_due():
             self.snapshot()
         return written
+
+    def _snapshot_is_due(self) -> bool:
+        now = self._ledger.position()
+        since = now.number - now.snapshot_from
+        many = now.since_bytes > max(SINCE_BYTES_MIN, now.snapshot_bytes // 2) or since > SEGMENTS_MAX
+        # else a slow line would never have one whole
+        return bool(since and many and now.snapshot is not None and self._kept(now.snapshot))
 
     # -- segments ------------------------------------------------------------------------------------------------
 
@@ -100,7 +117,7 @@ class Record:
             parts = self._of_namespace(namespace, now.namespace_cursor)
             with self._store.read() as store:
                 few += changes.few_of_store(store)
-                parts = itertools.chain(parts, self._of_store(store, now.store_cursor))
+                parts = _joined(itertools.chain(parts, self._of_store(store, now.store_cursor)))
                 about = [Row(Operation.PUT, ABOUT + b"configuration", self._configuration().encode())]
                 digest = _digest(few + about)
                 written = False
@@ -117,15 +134,16 @@ class Record:
         return written
 
     @staticmethod
-    def _of_namespace(reader: Reader, cursor: int) -> Iterator[tuple[list[Row], Callable[[Position], Position]]]:
+    def _of_namespace(reader: Reader, cursor: int) -> Iterator[Part]:
         for events, after in _batches(reader, cursor, EVENTS_AT_ONCE):
             move = functools.partial(dataclasses.replace, namespace_cursor=after)
-            yield list(changes.of_namespace(reader, events)), move
+            yield from _parts(changes.of_namespace(reader, events), move)
 
     @staticmethod
-    def _of_store(reader: Reader, cursor: int) -> Iterator[tuple[list[Row], Callable[[Position], Position]]]:
+    def _of_store(reader: Reader, cursor: int) -> Iterator[Part]:
         for events, after in _batches(reader, cursor, STORE_EVENTS_AT_ONCE):
-            yield list(changes.of_store(reader, events)), functools.partial(dataclasses.replace, store_cursor=after)
+            move = functools.partial(dataclasses.replace, store_cursor=after)
+            yield from _parts(changes.of_store(reader, events), move)
 
     def _segment(self, now: Position, rows: Iterable[Row], *, epoch: int, more: bool) -> Position:
         number = now.number + 1
@@ -154,7 +172,14 @@ class Record:
             began = self._begin_anew(began)
         # The cursors stay where they are: what happens meanwhile is in segments too, whether the runs have it or not,
         # and so every segment goes on following the last snapshot until this one is complete.
-        runs = [*self._runs(NAMESPACE, self._namespace), *self._runs(STORE, self._store)]
+        runs: list[Run] = []
+        recorded = self._clock.monotonic()
+        for run in itertools.chain(self._runs(NAMESPACE, self._namespace), self._runs(STORE, self._store)):
+            runs.append(run)
+            if self._clock.monotonic() - recorded > SEGMENT_SECONDS_MAX:
+                self._fold()
+                self._segments(self._ledger.position())
+                recorded = self._clock.monotonic()
         self._faults.reach("manifest.runs")
         self._fold()
         self._segments(self._ledger.position(), at_least_one=True)
@@ -174,8 +199,18 @@ class Record:
             set_position(tx, done)
         self._store.sync(self._store.position)
         self._faults.reach("manifest.snapshot")
-        self._ledger.keep_only({name, *(manifest.run_name(run.sha256) for run in runs)}, began.number)
+        self._ledger.keep_only({name, *(manifest.run_name(run.sha256) for run in runs)}, began.number - KEPT_MAX)
         log.info("manifest.snapshot", extra={"runs": len(runs), "size_bytes": size_bytes, "number": until.number})
+
+    def go_on_after(self, number: int) -> None:
+        """Number what follows past *number*, which an earlier life of the archive used; a snapshot begins it."""
+        now = self._ledger.position()
+        if number <= now.number:
+            return
+        with self._store.write() as tx:
+            set_position(tx, dataclasses.replace(now, number=number, digest=manifest.NO_PREVIOUS, snapshot=None))
+        self._store.sync(self._store.position)
+        log.warning("manifest.goes_on_after", extra={"number": number})
 
     def _begin_anew(self, began: Position) -> Position:
         """Leave what happened so far to the rows themselves; nothing is sent before they are a snapshot."""
@@ -209,14 +244,54 @@ class Record:
         after = b""
         while True:
             with engine.read() as reader:
-                rows = changes.everything(reader, which, after, VIEW_ROWS)
-            yield from rows
-            if len(rows) < VIEW_ROWS:
+                rows = changes.everything(reader, which, after, VIEW_ROWS, ROWS_BYTES_MAX)
+            if not rows:
                 return
+            yield from rows
             after = rows[-1].key
 
 
 def _stay(now: Position) -> Position:
+    return now
+
+
+Part = tuple[list[Row], Callable[[Position], Position]]
+"""Rows of one segment, and how far the cursors are once it is written."""
+
+
+def _parts(rows: Iterable[Row], move: Callable[[Position], Position]) -> Iterator[Part]:
+    """Rows in lists of bounded size; the cursors move with the last."""
+    part: list[Row] = []
+    size_bytes = 0
+    for row in rows:
+        if size_bytes >= ROWS_BYTES_MAX:
+            yield part, _stay
+            part, size_bytes = [], 0
+        part.append(row)
+        size_bytes += len(row.key) + len(row.value)
+    yield part, move
+
+
+def _joined(parts: Iterable[Part]) -> Iterator[Part]:
+    """As few parts as their size allows."""
+    rows: list[Row] = []
+    moves: list[Callable[[Position], Position]] = []
+    size_bytes = 0
+    for more, move in parts:
+        more_bytes = sum(len(row.key) + len(row.value) for row in more)
+        if moves and size_bytes + more_bytes > ROWS_BYTES_MAX:
+            yield rows, functools.partial(_all, moves)
+            rows, moves, size_bytes = [], [], 0
+        rows = rows + more
+        moves = [*moves, move]
+        size_bytes += more_bytes
+    if moves:
+        yield rows, functools.partial(_all, moves)
+
+
+def _all(moves: list[Callable[[Position], Position]], now: Position) -> Position:
+    for move in moves:
+        now = move(now)
     return now
 
 
@@ -228,11 +303,14 @@ def _batches(reader: Reader, cursor: int, limit: int) -> Iterator[tuple[list[Eve
 
 def _runs_of(rows: Iterable[Row]) -> Iterator[list[Row]]:
     run: list[Row] = []
+    size_bytes = 0
     for row in rows:
         run.append(row)
-        if len(run) >= RUN_ROWS_MAX or xxhash.xxh3_64_intdigest(row.key) % RUN_ROWS_MEAN == 0:
+        size_bytes += len(row.key) + len(row.value)
+        is_full = len(run) >= RUN_ROWS_MAX or size_bytes >= ROWS_BYTES_MAX
+        if is_full or xxhash.xxh3_64_intdigest(row.key) % RUN_ROWS_MEAN == 0:
             yield run
-            run = []
+            run, size_bytes = [], 0
     if run:
         yield run
 

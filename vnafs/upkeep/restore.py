@@ -10,10 +10,12 @@ configuration file yet, and restore begins again in an empty folder.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import itertools
 import logging
 import stat
+import string
 from collections.abc import Callable, Iterator, Mapping
 
 from vnafs.content import manifest
@@ -23,10 +25,27 @@ from vnafs.domain.copies import CopyState
 from vnafs.domain.errors import Damaged, FormatUnknown, NotFound, ObjectMissing
 from vnafs.domain.files import FileState, Fingerprint, Seal
 from vnafs.domain.ids import ROOT, ContentNumber, Inode, ObjectName, PackNumber, Sha256, TargetName, pack_object_name
-from vnafs.index import contents, copies, entries, inodes, keys, meta, packs, pieces, protections, recount, targets
+from vnafs.domain.recipes import EMPTY
+from vnafs.index import (
+    condemned,
+    contents,
+    copies,
+    entries,
+    inodes,
+    keys,
+    meta,
+    packs,
+    pieces,
+    protections,
+    recount,
+    targets,
+    unreadable,
+)
 from vnafs.index.engine import Engine, Reader, Transaction, prefix_stop
 from vnafs.index.inodes import NOT_QUEUED, InodeRow
+from vnafs.index.queue import DUE_NEVER
 from vnafs.targets.port import Target
+from vnafs.upkeep.heads import head_of
 from vnafs.upkeep.ledger import Position, Sent, digest_of, set_position, set_sent
 
 log = logging.getLogger(__name__)
@@ -38,6 +57,8 @@ TARGET_NUMBER = 1
 """Of the target restored from, the only one at first."""
 UNKNOWN = Sha256(bytes(32))
 """Stands for the bytes of a file that was never sealed: no content has it."""
+
+CONFIGURATION = ABOUT + b"configuration"
 
 Progress = Callable[[str, int, int | None], None]
 """Told what is being done, how much of it is done, and of how much where that is known."""
@@ -59,7 +80,9 @@ class Report:
     configuration: str = ""
     files: int = 0
     without_bytes: int = 0
-    """Files whose newest bytes the target does not have; they are there as stubs that cannot be read."""
+    """Files of which the target has no bytes; they are there as stubs that cannot be read."""
+    older_bytes: int = 0
+    """Files that came back as they were at an earlier moment: the target does not have their newest bytes."""
     packs: int = 0
     packs_missing: int = 0
 
@@ -92,13 +115,18 @@ class Source:
                 raise Damaged(what=f"Object {name} on target {self._target.name}")
         return bytes(data)
 
-    def plan(self, archive: bytes | None = None) -> Plan:
-        """What can be restored, the newest state first. Raises NotFound when there is nothing."""
+    def plan(self, archive: bytes | None = None, *, below: int | None = None) -> Plan:
+        """What can be restored, the newest state first; *below* a snapshot's number, only from older ones.
+
+        Raises NotFound when there is nothing.
+        """
         problems: list[str] = []
         numbers = sorted(self._numbers(manifest.SNAPSHOTS), reverse=True)
         there = set(self._numbers(manifest.SEGMENTS))
         head = max(there, default=0)
         for number in numbers:
+            if below is not None and number >= below:
+                continue
             try:
                 plan = self._plan_from(number, there, archive)
             except (Damaged, FormatUnknown, ObjectMissing) as problem:
@@ -189,20 +217,75 @@ def rebuild(
         set_position(tx, Position(number=report.head))
         set_sent(tx, TARGET_NUMBER, Sent(number=report.head))
         recount.correct(tx)
+    epoch = head_of(target, report.archive).epoch  # also of what could not be used
     with namespace.write() as tx:
-        meta.set_int(tx, meta.EPOCH, (meta.get_int(tx, meta.EPOCH) or 0) + 1)
+        meta.set_int(tx, meta.EPOCH, max(epoch, meta.get_int(tx, meta.EPOCH) or 0) + 1)
         meta.remove(tx, meta.SUPERSEDED)
     for engine in (namespace, store):
         engine.sync(engine.position)
     return report
 
 
+def configuration(target: Target) -> str:
+    """The archive's configuration as it was recorded last, found without loading anything; empty where there is none.
+
+    Raises NotFound, and what the target raises.
+    """
+    source = Source(target)
+    plan = source.plan()
+    for number in reversed(plan.segments):
+        with contextlib.suppress(Damaged, FormatUnknown, ObjectMissing):
+            _, rows = manifest.decode(source.get(manifest.segment_name(number)))
+            for row in rows:
+                if row.operation is Operation.PUT and row.key == CONFIGURATION:
+                    return _text(row.value)
+    return ""
+
+
+def _text(value: bytes) -> str:
+    return value.decode(errors="replace")
+
+
 def load(target: Target, engines: Mapping[bytes, Engine], progress: Progress) -> Report:
     """Bring what the manifests carry into *engines*, by map. Raises NotFound, and what the target raises."""
     source = Source(target)
-    progress("looking for manifests", 0, None)
-    plan = source.plan()
-    report = Report(archive=plan.header.archive, head=plan.head, problems=list(plan.problems))
+    problems: list[str] = []
+    below: int | None = None
+    while True:
+        progress("looking for manifests", 0, None)
+        try:
+            plan = source.plan(below=below)
+        except NotFound as nothing:
+            if not problems:
+                raise
+            raise NotFound(what="; ".join(["A usable manifest", *problems])) from nothing
+        problems += [problem for problem in plan.problems if problem not in problems]
+        try:
+            return _load_plan(source, plan, engines, problems, progress)
+        except (Damaged, FormatUnknown, ObjectMissing) as problem:
+            log.warning("restore.snapshot", extra={"number": plan.header.number, "why": str(problem)})
+            problems.append(f"snapshot {plan.header.number} cannot be used: {problem}")
+            below = plan.header.number
+        for engine in engines.values():
+            _clear(engine)
+
+
+def _clear(engine: Engine) -> None:
+    """Nothing is left of what was loaded but named values, which older ones overwrite."""
+    for letter in string.ascii_uppercase.replace("M", ""):
+        table, found = letter.encode(), True
+        while found:
+            with engine.write() as tx:
+                batch = [bytes(key) for key, _ in itertools.islice(tx.scan(table, prefix_stop(table)), ROWS_AT_ONCE)]
+                for key in batch:
+                    tx.delete(key)
+            found = bool(batch)
+
+
+def _load_plan(
+    source: Source, plan: Plan, engines: Mapping[bytes, Engine], problems: list[str], progress: Progress
+) -> Report:
+    report = Report(archive=plan.header.archive, head=plan.head, problems=problems)
     report.number = plan.segments[-1] if plan.segments else plan.header.number
     report.recorded_ns = plan.header.created
     total = sum(run.rows for run in plan.runs)
@@ -210,7 +293,7 @@ def load(target: Target, engines: Mapping[bytes, Engine], progress: Progress) ->
     for run in plan.runs:
         data = source.get(manifest.run_name(run.sha256))
         if digest_of(data) != run.sha256:
-            raise Damaged(what=f"run {run.sha256.hex()} on target {target.name}")
+            raise Damaged(what=f"{manifest.run_name(run.sha256)}")
         _, rows = manifest.decode(data)
         _apply(engines, rows, report, fresh=True)
         done += run.rows
@@ -228,8 +311,8 @@ def _apply(engines: Mapping[bytes, Engine], rows: Iterator[Row], report: Report,
     for which, group in itertools.groupby(rows, lambda row: row.key[:1]):
         if which == ABOUT:
             for row in group:
-                if row.key == ABOUT + b"configuration":
-                    report.configuration = row.value.decode()
+                if row.key == CONFIGURATION:
+                    report.configuration = _text(row.value)
             continue
         engine = engines.get(which)
         if engine is None:
@@ -291,16 +374,24 @@ def _settle_store(
         packs.put(tx, dataclasses.replace(found, local=False))
         if pack_object_name(found.id) in there:
             copies.put(tx, copies.PackCopy(found.number, TARGET_NUMBER, CopyState.UPLOADED))
-            copies.enqueue(tx, copies.Transfer(TARGET_NUMBER, clock.now(), found.number, 0))
         else:
+            # another target may have it: its contents stay, and nothing new may rely on it until it was seen
             missing.add(found.number)
+            condemned.put(tx, found.number, condemned.Condemned(found.id, found.sha256, found.size_bytes))
+        copies.enqueue(tx, copies.Transfer(TARGET_NUMBER, clock.now(), found.number, 0))
+
+    def leaning(tx: Transaction, key: bytes, _: bytes) -> None:
+        found = packs.get(tx, PackNumber(keys.number_of(key)))
+        if found is not None and not known.issuperset(found.leans_on):
+            packs.put(tx, dataclasses.replace(found, leans_on=tuple(n for n in found.leans_on if n in known)))
 
     _each(store, keys.PACKS, pack, "packs", progress)
+    _each(store, keys.PACKS, leaning, "packs", progress)
     report.packs, report.packs_missing = len(known), len(missing)
 
     def content(tx: Transaction, key: bytes, value: bytes) -> None:
         found = contents.decode(ContentNumber(keys.number_of(key)), value)
-        if not known.issuperset(found.packs()) or not missing.isdisjoint(found.packs()):
+        if not known.issuperset(found.packs()):
             tx.delete(key)
         else:
             contents.make_findable(tx, found)
@@ -309,7 +400,7 @@ def _settle_store(
 
     def piece(tx: Transaction, key: bytes, value: bytes) -> None:
         found = pieces.decode(value)
-        if found.pack not in known or found.pack in missing:
+        if found.pack not in known:
             tx.delete(key)
         else:
             contents.add_hash(tx, keys.Hashed.PIECE, found.sha256, keys.number_of(key))
@@ -343,31 +434,51 @@ def _settle_inode(tx: Transaction, store: Transaction, number: Inode, row: Inode
     if not stat.S_ISREG(row.mode):
         return
     report.files += 1
-    seal = row.seal
-    content = None if seal is None else contents.find(store, seal.sha256, row.repository)
-    if content is None and seal is None:
-        content = _protected(store, number, row)
+    newest = _newest(row)
+    wanted = [] if newest is None else [newest]
+    if newest != EMPTY:  # which needs no pack
+        wanted += _earlier(store, number, row)
+    known = [content for sha256 in wanted if (content := contents.find(store, sha256, row.repository)) is not None]
+    content = next((found for found in known if _is_here(store, found)), None)
+    is_readable = content is not None or newest == EMPTY
     if content is None:
-        report.without_bytes += 1
-    else:
+        content = next(iter(known), None)  # what another target may have
+    sha256 = newest or UNKNOWN
+    if content is not None:
+        sha256 = content.sha256
         contents.add_use(store, content.number, number, row.version)
         row = row._replace(size_bytes=content.size_bytes)
-    if seal is None:
-        sha256 = UNKNOWN if content is None else content.sha256
+    elif not is_readable:
+        unreadable.put(store, number, row.version)
+    report.without_bytes += not is_readable
+    report.older_bytes += is_readable and sha256 != newest
+    seal = row.seal
+    if seal is None or seal.sha256 != sha256:
         seal = Seal(sha256, Fingerprint(row.size_bytes, row.mtime_ns, row.ctime_ns))
     inodes.put(tx, number, row._replace(state=FileState.STUB, due=NOT_QUEUED, blocks=0, seal=seal))
 
 
-def _protected(store: Reader, number: Inode, row: InodeRow) -> contents.Content | None:
-    """The last copy of a file that was open, if the target has one."""
+def _is_here(store: Reader, content: contents.Content) -> bool:
+    """Whether the target has every pack of it, as far as a listing says."""
+    return not condemned.any_of(store, content.packs())
+
+
+def _newest(row: InodeRow) -> Sha256 | None:
+    """The bytes that a file had when its row was recorded; None when the row does not know them."""
+    if row.seal is not None:
+        return row.seal.sha256
+    is_closed = row.due not in {DUE_NEVER, NOT_QUEUED}
+    return EMPTY if is_closed and not row.size_bytes else None
+
+
+def _earlier(store: Reader, number: Inode, row: InodeRow) -> Iterator[Sha256]:
+    """The bytes that a file had at earlier moments, the youngest first."""
     protection = protections.get(store, number)
-    if protection is None:
-        return None
-    for copy in protection.copies():
-        content = contents.find(store, copy.sha256, row.repository)
-        if content is not None:
-            return content
-    return None
+    frozen = [] if protection is None else list(protection.copies())
+    yield from (copy.sha256 for copy in frozen if copy.version >= row.version)
+    if row.before is not None:
+        yield row.before
+    yield from (copy.sha256 for copy in frozen if copy.version < row.version)
 
 
 def _each(

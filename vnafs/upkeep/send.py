@@ -14,17 +14,18 @@ import threading
 from collections.abc import Callable
 
 from vnafs.content import manifest
-from vnafs.content.manifest import Kind, Operation
+from vnafs.content.manifest import Header, Kind, Operation
 from vnafs.domain.clock import Clock
 from vnafs.domain.copies import Capabilities
 from vnafs.domain.errors import Damaged, FormatUnknown, ObjectExists, ObjectMissing, Superseded, VnaError
 from vnafs.domain.faults import Faults
-from vnafs.domain.ids import ObjectName, TargetName
+from vnafs.domain.ids import ObjectName, Sha256, Span, TargetName
 from vnafs.index.engine import Engine
 from vnafs.targets.body import BytesBody
 from vnafs.targets.port import Target
 from vnafs.targets.verifying import verify
-from vnafs.upkeep.ledger import Ledger, Sent, sent, set_sent
+from vnafs.upkeep.heads import head_of
+from vnafs.upkeep.ledger import Ledger, Position, Sent, digest_of, sent, set_sent
 
 log = logging.getLogger(__name__)
 
@@ -35,7 +36,11 @@ OBJECT_BYTES_MAX = 300 * 1024 * 1024
 
 
 class Send:
-    """See the module. *rival* is told why, once."""
+    """See the module.
+
+    *rival* is told why, once; *rotten* of a local object that is not what was written. *epoch* is the archive's, and
+    *go_on_after* is told of a number that an earlier life of the archive used up on this target.
+    """
 
     def __init__(  # noqa: PLR0913 - what it sends, where, and whom it tells, each named where it is wired
         self,
@@ -49,6 +54,10 @@ class Send:
         clock: Clock,
         faults: Faults,
         rival: Callable[[str], None],
+        rotten: Callable[[ObjectName], None],
+        epoch: Callable[[], int],
+        go_on_after: Callable[[int], None],
+        fatal: Callable[[BaseException], None],
     ) -> None:
         self.number = number
         self.target = target
@@ -61,6 +70,13 @@ class Send:
         self._clock = clock
         self._faults = faults
         self._rival = rival
+        self._rotten = rotten
+        self._epoch = epoch
+        self._go_on_after = go_on_after
+        self._fatal = fatal
+        self._snapshot: int | None = None
+        self._runs: list[Sha256] = []
+        """Of that snapshot, what is still to be sent."""
         self._failures = 0
         self._not_before = 0.0
         self._wake = threading.Event()
@@ -93,11 +109,14 @@ class Send:
         return not self._thread.is_alive()
 
     def _run(self) -> None:
-        while not self._stopping:
-            self._wake.wait(max(0.05, self._not_before - self._clock.monotonic()) if self._failures else 60.0)
-            self._wake.clear()
-            if not self._stopping and self._clock.monotonic() >= self._not_before:
-                self.step()
+        try:
+            while not self._stopping:
+                self._wake.wait(max(0.05, self._not_before - self._clock.monotonic()) if self._failures else 60.0)
+                self._wake.clear()
+                if not self._stopping and self._clock.monotonic() >= self._not_before:
+                    self.step()
+        except BaseException as problem:
+            self._fatal(problem)
 
     def sent(self) -> Sent:
         """What the target has."""
@@ -130,8 +149,12 @@ class Send:
         """Whether the target has gone on without us. Raises Superseded, TargetError."""
         self._capabilities()  # a directory is known by what its first probe left there
         there = self.sent()
+        if there == Sent():
+            self._meet(self._ledger.position())
+            return
         if there.number < self._ledger.position().number:
             return  # what is sent next will show it
+        # no number is left out on any target, so whoever went on has taken the next one
         with contextlib.suppress(ObjectMissing):
             self.target.evidence(manifest.segment_name(there.number + 1))
             self._look_at(manifest.segment_name(there.number + 1))
@@ -139,49 +162,109 @@ class Send:
     # -- one object ----------------------------------------------------------------------------------------------
 
     def _send_next(self) -> bool:
+        """Send one object, segments before all else; whether there was one to send."""
         now, there = self._ledger.position(), self.sent()
-        if now.snapshot is None:
-            return False  # the next one is being made; without it segments are of no use
-        if there.snapshot != now.snapshot:
-            first = there.number + 1 if there.number >= now.snapshot_from else now.snapshot_from + 1
-            for number in range(first, now.snapshot + 1):
-                self._put(manifest.segment_name(number))
-                there = dataclasses.replace(there, number=number)
-                self._note(there)
-            self._send_snapshot(now.snapshot)
-            self._note(Sent(max(there.number, now.snapshot), now.snapshot))
-            return True
+        if there == Sent() and not self._meet(now):
+            return False
+        there = self.sent()
         if there.number < now.number:
-            self._put(manifest.segment_name(there.number + 1))
-            self._note(dataclasses.replace(there, number=there.number + 1))
+            return self._send_segment(now, there)
+        if now.snapshot is not None and there.snapshot != now.snapshot:
+            self._send_of_snapshot(now.snapshot, there)
             return True
         return False
 
-    def _send_snapshot(self, number: int) -> None:
-        name = manifest.snapshot_name(number)
-        _, rows = manifest.decode(self._ledger.read(name))
-        for row in rows:
-            if row.operation is Operation.RUN:
-                if self._stopping:
-                    raise Damaged(what="Sending a snapshot: it was interrupted; what was sent")
-                self._put(manifest.run_name(manifest.run_of(row).sha256))
-        self._put(name)
+    def _meet(self, now: Position) -> bool:
+        """Look at what is on a target of which nothing is known; whether sending may begin.
 
-    def _put(self, name: ObjectName) -> None:
-        body = BytesBody(self._ledger.read(name))
+        Raises Superseded when another archive, or a life of this one that is not over, writes there. What an earlier
+        life left there stays: it ended when this one was restored or adopted, and its numbers are not used again.
+        """
+        self._capabilities()  # a directory is known by what its first probe left there
+        head = head_of(self.target, self._archive)
+        if head.number == 0:
+            return True
+        name = manifest.segment_name(head.number)
+        if self._ledger.has(name) and self._same(name):
+            return True  # ours: the answer to it was lost
+        if head.epoch >= self._epoch() or self._is_foreign(name):
+            self._look_at(name)
+        if head.number > now.number:
+            self._go_on_after(head.number)
+            return False
+        self._note(Sent(number=head.number))
+        return True
+
+    def _is_foreign(self, name: ObjectName) -> bool:
+        try:
+            header = manifest.decode_header(b"".join(self.target.get(name, Span(0, manifest.HEADER_BYTES))))
+        except Damaged:
+            return False
+        return header.archive != self._archive
+
+    def _same(self, name: ObjectName) -> bool:
+        return b"".join(self.target.get(name)) == self._ledger.read(name)
+
+    def _send_segment(self, now: Position, there: Sent) -> bool:
+        number = there.number + 1
+        name = manifest.segment_name(number)
+        if self._ledger.has(name):
+            self._put(name, digest=now.digest if number == now.number else None)
+            self._note(dataclasses.replace(there, number=number))
+            return True
+        if now.snapshot is None or now.snapshot_from < number:
+            return False  # a snapshot will come that makes it needless
+        # The target was away for so long that these are gone; the snapshot says it all. An index from before must
+        # find its next number taken all the same.
+        filler = manifest.encode(Header(Kind.SEGMENT, self._archive, number=number), ())
+        self._put_bytes(name, filler)
+        self._note(dataclasses.replace(there, number=now.snapshot_from))
+        return True
+
+    def _send_of_snapshot(self, number: int, there: Sent) -> None:
+        """Its next run, and itself after the last."""
+        name = manifest.snapshot_name(number)
+        if self._snapshot != number:
+            _, rows = manifest.decode(self._read(name))
+            self._runs = [manifest.run_of(row).sha256 for row in rows if row.operation is Operation.RUN]
+            self._snapshot = number
+        if self._runs:
+            self._put(manifest.run_name(self._runs[0]), digest=self._runs[0])
+            self._runs.pop(0)
+            return
+        self._put(name)
+        self._note(dataclasses.replace(there, snapshot=number))
+        self._snapshot = None
+
+    def _put(self, name: ObjectName, digest: Sha256 | None = None) -> None:
+        """Send an object of the ledger, whose hash is *digest* if that is known."""
+        self._put_bytes(name, self._read(name, digest))
+
+    def _read(self, name: ObjectName, digest: Sha256 | None = None) -> bytes:
+        """An object of the ledger, if it is what was written."""
+        data = self._ledger.read(name)
+        if not _is_whole(data, digest):
+            # it would be sent as it is, and be of no use there: all there is is written down again instead
+            self._ledger.remove(name)
+            self._rotten(name)
+            raise Damaged(what=f"The local manifest {name}")
+        return data
+
+    def _put_bytes(self, name: ObjectName, data: bytes) -> None:
+        body = BytesBody(data)
         capabilities = self._capabilities()
         try:
             self.target.put(name, body)
             self._faults.reach("manifest.sent")
             verify(self.target, name, body.size_bytes, body.sha256, capabilities)
         except (ObjectExists, Damaged):
-            self._look_at(name)
+            self._look_at(name, data)
             # Not another's, so it is what became of ours: by its name it counts for nothing.
             self.target.delete(name)
             raise
 
-    def _look_at(self, name: ObjectName) -> None:
-        """Raises Superseded when what is at a name of ours is another index's."""
+    def _look_at(self, name: ObjectName, ours: bytes | None = None) -> None:
+        """Raises Superseded when what is at a name of ours is another index's. *ours* is what we would put there."""
         data = bytearray()
         for block in self.target.get(name):
             data += block
@@ -195,7 +278,7 @@ class Send:
             return
         if header.archive != self._archive:
             raise Superseded(why=f"target {self.name} holds {name} of another archive, {header.archive.hex()}")
-        if header.kind is Kind.RUN or (self._ledger.has(name) and self._ledger.read(name) == data):
+        if header.kind is Kind.RUN or bytes(data) == ours:
             return
         written = header.created // 1_000_000_000
         raise Superseded(
@@ -209,3 +292,11 @@ class Send:
             set_sent(tx, self.number, there)
         self._store.sync(self._store.position)
         self._faults.reach("manifest.noted")
+
+
+def _is_whole(data: bytes, digest: Sha256 | None) -> bool:
+    try:
+        manifest.decode(data)
+    except Damaged:
+        return False
+    return digest is None or digest_of(data) == digest
