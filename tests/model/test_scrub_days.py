@@ -175,6 +175,25 @@ def test_it_goes_on_where_it_was_after_a_restart(world: Scrubbed) -> None:
     assert world.scrub.findings.copies == 2 * len(world.packs_known()) - done
 
 
+def test_packs_are_not_walked_again_for_each_local_file(world: Scrubbed) -> None:
+    walks = 0
+    world.scrub_all()
+    looked_at = world.scrub.findings.files
+    next_pack = world.scrub._next_pack
+
+    def counted() -> int | None:
+        nonlocal walks
+        walks += 1
+        return next_pack()
+
+    world.scrub._next_pack = counted
+    world.clock.advance(PERIOD_SECONDS / 2)
+    world.scrub._files_not_before = 0.0
+    world.scrub_all()
+    assert world.scrub.findings.files == looked_at + 12
+    assert walks <= 3
+
+
 def test_the_rate_is_kept(world: Scrubbed) -> None:
     settings = ScrubSettings(PERIOD_SECONDS, 1_000_000)
     scrub = Scrub(

@@ -122,6 +122,7 @@ class Scrub:
         self.findings = Findings()
         self._files: Iterator[Candidate] | None = None
         self._files_not_before = 0.0
+        self._packs_not_before = 0.0
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="scrub", daemon=True)
 
@@ -154,8 +155,13 @@ class Scrub:
 
     def step(self) -> int | None:
         """Look at one pack's copies that are due, or else one local file; bytes read, None when nothing was due."""
-        read_bytes = self._next_pack()
-        return self._next_file() if read_bytes is None else read_bytes
+        if self._clock.monotonic() >= self._packs_not_before:
+            read_bytes = self._next_pack()
+            if read_bytes is not None:
+                return read_bytes
+            # else every local file would cost another walk over all packs
+            self._packs_not_before = self._clock.monotonic() + IDLE_SECONDS
+        return self._next_file()
 
     # -- copies ------------------------------------------------------------------------------------------------
 
