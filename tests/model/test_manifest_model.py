@@ -12,8 +12,6 @@ from __future__ import annotations
 import os
 import random
 import shutil
-import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -213,14 +211,6 @@ class Rebuilt(Recorded):
             clock=self.clock,
             progress=silent,
         )
-
-
-@pytest.fixture
-def home() -> Iterator[Path]:
-    base = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
-    made = tempfile.mkdtemp(prefix="vnafs-manifests-", dir=base)
-    yield Path(made)
-    shutil.rmtree(made, ignore_errors=True)
 
 
 def run(home: Path, seed: int, steps: int) -> RecordedLife:

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
-import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -20,14 +17,6 @@ from vnafs.targets.faulty import Fault
 
 A, B = TargetName("a"), TargetName("b")
 ALWAYS = 100_000
-
-
-@pytest.fixture
-def home() -> Iterator[Path]:
-    base = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
-    made = tempfile.mkdtemp(prefix="vnafs-days-", dir=base)
-    yield Path(made)
-    shutil.rmtree(made, ignore_errors=True)
 
 
 @pytest.fixture

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
-import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -23,14 +20,6 @@ A, B = TargetName("a"), TargetName("b")
 ALWAYS = 100_000
 MEBIBYTE = 1024 * 1024
 TWO_MINUTES = 2 * BACKOFF_SECONDS_MAX
-
-
-@pytest.fixture
-def home() -> Iterator[Path]:
-    base = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
-    made = tempfile.mkdtemp(prefix="vnafs-limits-", dir=base)
-    yield Path(made)
-    shutil.rmtree(made, ignore_errors=True)
 
 
 @pytest.fixture

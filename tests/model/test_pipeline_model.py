@@ -11,8 +11,7 @@ from __future__ import annotations
 import os
 import random
 import shutil
-import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -370,15 +369,6 @@ class Life:
         local = sum(world.state(name) is not FileState.STUB for name in self.expected)
         assert len(world.files_in("spool")) == local
         world.stop()
-
-
-@pytest.fixture
-def home() -> Iterator[Path]:
-    """In memory where there is such a place: what is tested is order, not the disk."""
-    base = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
-    made = tempfile.mkdtemp(prefix="vnafs-model-", dir=base)
-    yield Path(made)
-    shutil.rmtree(made, ignore_errors=True)
 
 
 def run(home: Path, seed: int, steps: int, kind: type[Life] = Life) -> Life:

@@ -5,9 +5,6 @@ from __future__ import annotations
 import contextlib
 import itertools
 import os
-import shutil
-import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -29,14 +26,6 @@ ALWAYS = 100_000
 AGE_SECONDS = 60.0
 COPIED_SECONDS = AGE_SECONDS + 30
 """Found, copied, its pack closed by age, replicated, and seen to be."""
-
-
-@pytest.fixture
-def home() -> Iterator[Path]:
-    base = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
-    made = tempfile.mkdtemp(prefix="vnafs-protect-", dir=base)
-    yield Path(made)
-    shutil.rmtree(made, ignore_errors=True)
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.model.pipelineworld import SOMEBODY
-from tests.model.test_manifest_model import A, B, Rebuilt, Recorded, carried, home, load, settled, silent
+from tests.model.test_manifest_model import A, B, Rebuilt, Recorded, carried, load, settled, silent
 from vnafs.content import manifest
 from vnafs.domain.errors import NotFound, RecallFailed
 from vnafs.domain.files import FileState
@@ -22,8 +22,6 @@ from vnafs.targets.body import BytesBody
 from vnafs.upkeep import restore
 from vnafs.upkeep.adopt import adopt
 from vnafs.upkeep.ledger import digest_of
-
-__all__ = ["home"]
 
 
 @pytest.fixture

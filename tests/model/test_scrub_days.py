@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import os
 import random
-import shutil
-import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -22,14 +19,6 @@ from vnafs.upkeep.scrub import Scrub, ScrubSettings
 
 A, B = TargetName("a"), TargetName("b")
 PERIOD_SECONDS = 10_000.0
-
-
-@pytest.fixture
-def home() -> Iterator[Path]:
-    base = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
-    made = tempfile.mkdtemp(prefix="vnafs-scrub-", dir=base)
-    yield Path(made)
-    shutil.rmtree(made, ignore_errors=True)
 
 
 class Scrubbed(World):
