@@ -46,6 +46,8 @@ def status(args: argparse.Namespace, asking: Asking) -> int:
             say(f"READ-ONLY: {answer['manifests']['superseded']}")
         elif answer["stalled"]:
             say(f"waiting: {answer['stalled']}")
+        if answer["manifests"]["why"]:
+            say(f"WARNING: the last changes were not recorded for targets: {answer['manifests']['why']}")
         say(_scrub_shown(answer["scrub"]))
         if answer["failure"]:
             say(f"FAILED: {answer['failure']}")

@@ -100,6 +100,7 @@ class TieringControl:
             "number": here.number,
             "snapshot": here.snapshot,
             "superseded": self._manifests.rival,
+            "why": self._manifests.why,
             "targets": {
                 row.name: {"number": row.sent.number, "snapshot": row.sent.snapshot, "why": row.why}
                 for row in self._manifests.progress()
