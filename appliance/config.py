@@ -88,6 +88,16 @@ class ScrubSettings:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
+class EncryptionSettings:
+    """[encryption]: where the secret is that opens the keyring of an encrypted archive."""
+
+    key_file: str = ""
+    """A file that only its owner may read, with a key or a passphrase; unless told, keys/master.key of the archive."""
+    key_environment: str = ""
+    """The name of an environment variable that has it instead."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
 class TargetSettings:
     """One [[target]]."""
 
@@ -111,6 +121,7 @@ class Configuration:
     packs: PackSettings = PackSettings()
     manifests: ManifestSettings = ManifestSettings()
     scrub: ScrubSettings = ScrubSettings()
+    encryption: EncryptionSettings = EncryptionSettings()
     targets: tuple[TargetSettings, ...] = ()
 
     @property
@@ -156,7 +167,7 @@ def text(archive: str) -> str:
 def parse(document: Mapping[str, Any], *, archive: str, file: str) -> Configuration:
     """Check a parsed document as a whole. Raises ConfigurationInvalid at the first problem."""
     table = _Table(document, file, "")
-    table.only({"version", "mount", "file_system", "spool", "packs", "manifests", "scrub", "target"})
+    table.only({"version", "mount", "file_system", "spool", "packs", "manifests", "scrub", "encryption", "target"})
     version = table.get("version", int, 1)
     if version != 1:
         table.fail("version", version, "this program knows version 1", "Use a newer vnafs")
@@ -171,6 +182,7 @@ def parse(document: Mapping[str, Any], *, archive: str, file: str) -> Configurat
         packs=_section(table, "packs", PackSettings),
         manifests=_section(table, "manifests", ManifestSettings),
         scrub=_section(table, "scrub", ScrubSettings),
+        encryption=_section(table, "encryption", EncryptionSettings),
         targets=tuple(_targets(table)),
     )
     _check(configuration, table)
@@ -218,7 +230,16 @@ class _Table:
         return [_Table(row, self._file, f"{key}[{number}].") for number, row in enumerate(rows)]
 
 
-_T = TypeVar("_T", FileSystemSettings, SpoolSettings, PackSettings, ManifestSettings, ScrubSettings, TargetSettings)
+_T = TypeVar(
+    "_T",
+    FileSystemSettings,
+    SpoolSettings,
+    PackSettings,
+    ManifestSettings,
+    ScrubSettings,
+    EncryptionSettings,
+    TargetSettings,
+)
 _KINDS: Mapping[str, type] = {"int": int, "float": float, "str": str, "bool": bool}
 
 

@@ -10,36 +10,40 @@ An archive is one folder:
     cache/       packs fetched ahead
     frozen/      copies of files that stay open, while they are packed (sole writer: tierd)
     manifests/   what rebuilds this index, as it is on every target (sole writer: tierd)
+    keys/        the keyring of an encrypted archive        (sole writer: tierd), and the secret that opens it
     run/         control sockets
 """
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from vnafs.domain.clock import Clock
-from vnafs.domain.errors import IndexBroken, NotYet
+from vnafs.domain.errors import IndexBroken, KeyMissing, KeyWrong, NotYet
 from vnafs.domain.faults import Faults
 from vnafs.fs.filesystem import Filesystem
 from vnafs.fs.settings import Settings
 from vnafs.fs.xattrs import CopiesOf
-from vnafs.index import keys, meta, recount
+from vnafs.index import keys, meta, recount, repositories
 from vnafs.index.engine import Engine
 from vnafs.index.engines.lmdb import LmdbEngine
 from vnafs.index.engines.log import LogSettings
 from vnafs.index.migrations import Migration, migrate
+from vnafs.local import keyfile
 from vnafs.local.spool import Spool
 from vnafs.pipeline.tree import Tree
 
 if TYPE_CHECKING:
+    from vnafs.pipeline.keys import Keys
     from vnafs.pipeline.runner import Tiering
     from vnafs.pipeline.settings import TieringSettings
     from vnafs.upkeep.manifests import Manifests
     from vnafs.upkeep.scrub import Scrub, ScrubSettings
 
-FOLDERS = ("namespace", "spool", "store", "packs", "staging", "cache", "frozen", "manifests", "run")
+FOLDERS = ("namespace", "spool", "store", "packs", "staging", "cache", "frozen", "manifests", "keys", "run")
 
 
 def _schema_1(_: object) -> bool:
@@ -131,12 +135,36 @@ def open_tree(
     return Filesystem(engine, spool, clock, faults, settings, copies_of=copies_of, boot_id=boot_id)
 
 
-def open_tiering(
+def open_keys(archive: str, namespace: Engine, secret: bytes | None, *, clock: Clock, faults: Faults) -> Keys | None:
+    """The keys of an encrypted archive, opened with *secret*; None for one that is not encrypted.
+
+    Raises KeyMissing when an encrypted repository is left without them, KeyWrong, Damaged.
+    """
+    from vnafs.content import keyring  # noqa: PLC0415 - loads a crypto library that mount does not need
+    from vnafs.pipeline.keys import Keys  # noqa: PLC0415
+
+    place = folder(archive, "keys")
+    if not keyfile.exists(place):
+        with namespace.read() as reader:
+            if any(repository.encrypted for repository in repositories.every(reader)):
+                raise KeyMissing(what=f"Archive {archive}", why=f"{place} holds no keyring; put it back, or restore")
+        return None
+    if secret is None:
+        raise KeyMissing(what=f"Archive {archive}", why="no secret that opens its keyring was given")
+    unlocked = keyring.unlock(keyfile.load(place), secret)
+    if unlocked.keyring.archive != archive_id(namespace, archive):
+        raise KeyWrong(what=f"archive {archive}: its keyring is that of another one")
+    save = functools.partial(keyfile.save, place)
+    return Keys(unlocked, save=save, random=os.urandom, clock=clock, faults=faults)
+
+
+def open_tiering(  # noqa: PLR0913 - parts and exits, each named where it is wired
     archive: str,
     store: Engine,
     namespace: Engine,
     tree: Tree,
     settings: Callable[[bytes], TieringSettings],
+    keys: Keys | None = None,
     *,
     clock: Clock,
     faults: Faults,
@@ -154,6 +182,7 @@ def open_tiering(
         tree,
         spool.local_path,
         settings(archive_id(namespace, archive)),
+        keys,
         clock=clock,
         faults=faults,
         fatal=fatal,
@@ -187,6 +216,7 @@ def open_manifests(  # noqa: PLR0913 - parts and exits, each named where it is w
         places=tiering.replicators,
         superseded=superseded,
         seconds_max=seconds_max,
+        keys=tiering.keys,
         clock=clock,
         faults=faults,
         fatal=fatal,

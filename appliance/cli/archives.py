@@ -8,7 +8,7 @@ from collections.abc import Mapping
 
 import tomlkit
 
-from appliance import config, system
+from appliance import config, keys, system
 from appliance.cli.console import Console
 from appliance.config import Configuration
 from appliance.control.mount import acknowledgement
@@ -32,6 +32,15 @@ def init(args: argparse.Namespace, console: Console) -> int:
     if os.path.exists(file):
         raise AlreadyExists(what=f"An archive in {archive}")
     level = acknowledgement(args.ack)
+    encrypted = args.encryption == "on"
+    if encrypted and not args.recovery_key:
+        raise ConfigurationInvalid(
+            file="(arguments)",
+            key="--recovery-key",
+            value="nothing",
+            why="an encrypted archive can only be restored with its recovery key",
+            fix="Name a new file for it, print it, and keep it away from this machine",
+        )
     document = tomlkit.document()
     for line in HEADER.splitlines():
         document.add(tomlkit.comment(line))
@@ -50,11 +59,16 @@ def init(args: argparse.Namespace, console: Console) -> int:
         found.append(table)
     if found:
         document.add("target", found)
+    if encrypted and args.key_file:
+        document.add("encryption", tomlkit.item({"key_file": os.path.abspath(args.key_file)}))
     configuration = config.parse(document.unwrap(), archive=archive, file=file)
     os.makedirs(archive, mode=0o700, exist_ok=True)
     archive_store.make(archive)
     engine = archive_store.open_namespace(archive)
     try:
+        if encrypted:
+            identity = archive_store.archive_id(engine, archive)
+            keys.make(configuration, identity, os.path.abspath(args.recovery_key), console.asker())
         tree = archive_store.open_tree(
             archive,
             engine,
@@ -67,16 +81,36 @@ def init(args: argparse.Namespace, console: Console) -> int:
         # twice is the most that a site can ask for by adding targets later; one is what it has now
         copies = max(1, min(2, len(configuration.targets)))
         tree.repositories.add(
-            args.repository, acknowledgement=level, copies_min=copies, uid=os.geteuid(), gid=os.getegid()
+            args.repository,
+            acknowledgement=level,
+            copies_min=copies,
+            encrypted=encrypted,
+            uid=os.geteuid(),
+            gid=os.getegid(),
         )
         tree.close()
     finally:
         engine.close()
     write(file, document)
-    answer = {"archive": archive, "configuration": file, "repository": args.repository, "mount": configuration.mount}
-    console.result(
-        answer, lambda: console.say(f"Archive {archive} is ready. Start it with: vna serve --archive {archive}")
-    )
+    answer = {
+        "archive": archive,
+        "configuration": file,
+        "repository": args.repository,
+        "mount": configuration.mount,
+        "encrypted": encrypted,
+    }
+
+    def show() -> None:
+        if encrypted:
+            console.say(
+                f"What leaves this machine is encrypted. The recovery key is in {os.path.abspath(args.recovery_key)}: "
+                "print it and keep it elsewhere. Without it nobody can restore this archive, whoever they are."
+            )
+        else:
+            console.say("Copies are not encrypted: whoever can read a target can read the images.")
+        console.say(f"Archive {archive} is ready. Start it with: vna serve --archive {archive}")
+
+    console.result(answer, show)
     return 0
 
 

@@ -45,6 +45,16 @@ class Console:
             table.add_row(*(printable(str(cell)) for cell in row))
         self._out.print(table, markup=False)
 
+    def asker(self) -> Callable[[str], str] | None:
+        """Asks the person at the terminal for a line; None where nobody is there."""
+        if self._as_json or not (sys.stdin.isatty() and self._error.is_terminal):
+            return None
+        return self._ask
+
+    def _ask(self, question: str) -> str:
+        self._error.print(question, end="", markup=False)
+        return sys.stdin.readline()
+
     def problem(self, code: str, message: str, exit_code: int) -> None:
         """Why a command failed, on standard error."""
         if self._as_json:

@@ -52,8 +52,11 @@ def status(args: argparse.Namespace, asking: Asking) -> int:
         if answer["failure"]:
             say(f"FAILED: {answer['failure']}")
         asking.console.table(
-            ["repository", "acknowledgement", "copies"],
-            [[r["name"], r["acknowledgement"], r["copies_min"]] for r in answer["repositories"]],
+            ["repository", "acknowledgement", "copies", "encrypted"],
+            [
+                [r["name"], r["acknowledgement"], r["copies_min"], "yes" if r["encrypted"] else "NO"]
+                for r in answer["repositories"]
+            ],
         )
         asking.console.table(
             ["target", "reachable", "packs waiting", "manifests", "why"],

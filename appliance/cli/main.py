@@ -11,7 +11,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 
 from appliance import config, journal
-from appliance.cli import archives, files, recovery, repositories, targets
+from appliance.cli import archives, files, keys, recovery, repositories, targets
 from appliance.cli.asking import Asking
 from appliance.cli.console import Console
 from vnafs.domain.errors import VnaError
@@ -88,6 +88,9 @@ def _parser(environ: Mapping[str, str]) -> argparse.ArgumentParser:
     init.add_argument("--repository", default="archive", metavar="NAME")
     init.add_argument("--ack", default="durable", metavar="LEVEL", help="written or durable (default)")
     init.add_argument("--target", action="append", metavar="NAME=URL", help="file://, s3:// or azure://; repeatable")
+    init.add_argument("--encryption", choices=["on", "off"], default="off", help="of all that leaves this machine")
+    init.add_argument("--recovery-key", default="", metavar="FILE", help="a new file for the key that restores it")
+    init.add_argument("--key-file", default="", metavar="FILE", help="a key or passphrase of your own; made if missing")
     for name, about in (("mount", "serve the tree"), ("tierd", "seal, pack, replicate, evict and recall")):
         daemon = command(name, f"{about}, in the foreground")
         daemon.add_argument("--fault", metavar="POINT=kill[:COUNT]", help="for tests: die at a named point")
@@ -110,8 +113,10 @@ def _parser(environ: Mapping[str, str]) -> argparse.ArgumentParser:
     restore.add_argument("--into", required=True, metavar="DIR", help="an empty folder, the new archive")
     restore.add_argument("--mount", required=True, metavar="PATH", help="where the tree will be mounted")
     restore.add_argument("--credentials-file", default="", metavar="FILE")
+    restore.add_argument("--key", default="", metavar="FILE", help="with the recovery key of an encrypted archive")
     restore.add_argument("--no-serve", dest="serve", action="store_false", help="rebuild only")
     command("adopt", "go on although targets went on without this archive (stop it first)", recovery.adopt)
+    _key(command("key", "the keys of an encrypted archive"), within)
     _repository(command("repository", "top-level directories and their rules"), within)
     _target(command("target", "where copies go"), within)
     return parser
@@ -129,7 +134,25 @@ def _repository(parser: argparse.ArgumentParser, common: argparse.ArgumentParser
                 "--ack", default="durable" if fresh else None, metavar="LEVEL", help="written or durable"
             )
             action.add_argument("--copies", type=int, default=1 if fresh else None, metavar="N")
+            if fresh:
+                action.add_argument(
+                    "--encryption", choices=["on", "off"], help="of its packs; as the archive, unless told"
+                )
     actions.add_parser("list", parents=[common]).set_defaults(run=repositories.every)
+
+
+def _key(parser: argparse.ArgumentParser, common: argparse.ArgumentParser) -> None:
+    actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
+    actions.add_parser("list", parents=[common]).set_defaults(run=keys.every)
+    rotate = actions.add_parser("rotate", parents=[common], help="other keys for what is written from now on")
+    rotate.add_argument("repository", nargs="?", default="", metavar="REPOSITORY")
+    rotate.set_defaults(run=keys.rotate)
+    renew = actions.add_parser("renew", parents=[common], help="after a leak: other secrets and other keys")
+    renew.add_argument("--recovery-key", required=True, metavar="FILE", help="a new file for the new recovery key")
+    renew.set_defaults(run=keys.renew)
+    check = actions.add_parser("check", parents=[common], help="whether a file or a typed key opens this archive")
+    check.add_argument("file", nargs="?", default="", metavar="FILE")
+    check.set_defaults(run=keys.check)
 
 
 def _target(parser: argparse.ArgumentParser, common: argparse.ArgumentParser) -> None:

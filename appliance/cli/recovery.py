@@ -12,17 +12,21 @@ from typing import Any
 import tomlkit
 from tomlkit.exceptions import TOMLKitError
 
-from appliance import config
+from appliance import config, keys
 from appliance.cli.archives import HEADER, write
 from appliance.cli.asking import Asking
 from appliance.cli.console import Console, printable
 from appliance.config import Configuration
 from appliance.daemons import supervisor
 from vnafs import store as archive_store
+from vnafs.content import keyring
+from vnafs.content.keyring import Unlocked
 from vnafs.domain.clock import NANOSECONDS, SystemClock
-from vnafs.domain.errors import AlreadyExists, ConfigurationInvalid, Damaged, Refused
+from vnafs.domain.errors import AlreadyExists, ConfigurationInvalid, Damaged, KeyMissing, Refused
 from vnafs.domain.ids import TargetName
 from vnafs.index import repositories
+from vnafs.local import keyfile
+from vnafs.pipeline.keys import unlocked_from
 from vnafs.targets.address import parse_address
 from vnafs.targets.credentials import find_credentials
 from vnafs.targets.open import open_target
@@ -89,7 +93,11 @@ def _restore(
 ) -> int:
     from vnafs.upkeep import restore as work  # noqa: PLC0415 - no other command needs it
 
-    _choose(work.configuration(source), args, archive)  # before the long work, which a mistake would make futile
+    unlocked = _unlocked(source, args.key)
+    secrets = None if unlocked is None else work.secrets_of(unlocked)
+    _choose(
+        work.configuration(source, secrets), args, archive
+    )  # before the long work, which a mistake would make futile
     os.makedirs(archive, mode=0o700, exist_ok=True)
     began = time.monotonic()
     namespace, store = archive_store.open_to_fill(archive)
@@ -103,6 +111,7 @@ def _restore(
                 name=lambda text: _choose(text, args, archive).name,
                 clock=SystemClock(),
                 progress=lambda what, done, total: advance(done, total, what),
+                secrets=secrets,
             )
         with namespace.read() as reader:
             wanting = {row.name: row.copies_min for row in repositories.every(reader) if row.copies_min > 1}
@@ -111,6 +120,8 @@ def _restore(
         store.close()
     chosen = _choose(report.configuration, args, archive)
     report.problems += chosen.problems
+    if unlocked is not None:
+        keys.settle(chosen.configuration, unlocked)
     write(chosen.configuration.file, chosen.document)  # from here on this is an archive
     seconds = time.monotonic() - began
     age = max(0.0, time.time() - report.recorded_ns / NANOSECONDS)
@@ -166,6 +177,15 @@ def _restore(
     return Damaged.exit_code if report.problems or report.without_bytes else 0
 
 
+def _unlocked(source: Target, key_file: str) -> Unlocked | None:
+    """The keys of what is on a target; None where nothing is encrypted. Raises KeyMissing, KeyWrong."""
+    if not any(source.list(keyring.KEYRINGS)):
+        return None
+    if not key_file:
+        raise KeyMissing(what="What is on this target", why="name a file that holds its recovery key with --key")
+    return unlocked_from(source, keyring.secret_of(keyfile.read_secret(key_file, key="--key")))
+
+
 def _document(
     document: tomlkit.TOMLDocument, args: argparse.Namespace, known: list[dict[str, Any]]
 ) -> tuple[tomlkit.TOMLDocument, str]:
@@ -176,6 +196,7 @@ def _document(
             document.add(tomlkit.comment(line))
         document.add("version", tomlkit.item(1))
     document["mount"] = os.path.abspath(args.mount)
+    document.pop("encryption", None)  # a restored archive gets a key file of its own
     chosen = next((table for table in known if table.get("url") == args.source), {})
     chosen = {"name": NAME_OF_UNKNOWN, **chosen}
     credentials = os.path.abspath(args.credentials_file) if args.credentials_file else ""

@@ -6,12 +6,20 @@ import argparse
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from appliance import keys
 from appliance.cli.asking import Asking
+from vnafs.domain.errors import Refused
 
 
 def add(args: argparse.Namespace, asking: Asking) -> int:
     """Make a repository, which is a top-level directory of the mount."""
-    made = asking.mount().call("repository.add", name=args.name, acknowledgement=args.ack, copies_min=args.copies)
+    has_keys = keys.is_encrypted(asking.configuration)
+    if args.encryption == "on" and not has_keys:
+        raise Refused(what="An encrypted repository", why="this archive has no keys; make one with --encryption on")
+    encrypted = has_keys if args.encryption is None else args.encryption == "on"
+    made = asking.mount().call(
+        "repository.add", name=args.name, acknowledgement=args.ack, copies_min=args.copies, encrypted=encrypted
+    )
     asking.console.result(made, lambda: _show(asking, [made]))
     return 0
 
@@ -40,6 +48,6 @@ def remove(args: argparse.Namespace, asking: Asking) -> int:
 
 def _show(asking: Asking, rows: Sequence[Mapping[str, Any]]) -> None:
     asking.console.table(
-        ["repository", "acknowledgement", "copies"],
-        [[row["name"], row["acknowledgement"], row["copies_min"]] for row in rows],
+        ["repository", "acknowledgement", "copies", "encrypted"],
+        [[row["name"], row["acknowledgement"], row["copies_min"], "yes" if row["encrypted"] else "NO"] for row in rows],
     )

@@ -30,6 +30,7 @@ def mount_methods(filesystem: Filesystem, run: Run, recall: RecallWhole) -> list
                     str(params["name"]),
                     acknowledgement=acknowledgement(params.get("acknowledgement", "durable")),
                     copies_min=int(params.get("copies_min", 1)),
+                    encrypted=bool(params.get("encrypted", False)),
                 )
             )
         )
@@ -87,4 +88,5 @@ def shown(repository: Repository) -> dict[str, Any]:
         "name": repository.name,
         "acknowledgement": repository.acknowledgement.value,
         "copies_min": repository.copies_min,
+        "encrypted": repository.encrypted,
     }

@@ -14,12 +14,13 @@ from appliance.control import wire
 from appliance.control.server import Emit, Method
 from vnafs.domain.clock import NANOSECONDS, Clock, Instant
 from vnafs.domain.copies import CopyState
-from vnafs.domain.errors import Damaged, NotFound, TargetError
+from vnafs.domain.errors import Damaged, NotFound, Refused, TargetError
 from vnafs.domain.files import Candidate, FileState
-from vnafs.domain.ids import Inode, PackNumber, TargetName, Version, pack_object_name
+from vnafs.domain.ids import Inode, PackNumber, RepositoryId, TargetName, Version, pack_object_name
 from vnafs.index import contents, copies, counts, packs, targets
 from vnafs.index.engine import Engine
 from vnafs.pipeline.held import lacking, stubs_without_copy, unreadable_stubs
+from vnafs.pipeline.keys import Keys
 from vnafs.pipeline.namespace import Namespace
 from vnafs.pipeline.protect import copy_as_of
 from vnafs.pipeline.runner import Tiering
@@ -67,6 +68,9 @@ class TieringControl:
             Method("tiering.lost", self.lost, role="viewer"),
             Method("tiering.copies", self.copies, role="viewer"),
             Method("tiering.copy_as_of", self.copy_as_of, role="viewer"),
+            Method("keys.list", self.keys, role="administrator"),
+            Method("keys.rotate", self.rotate_key, role="administrator", audit="keys:repository:rotated"),
+            Method("keys.renew", self.renew_keys, role="administrator", audit="keys:archive:renewed"),
             Method("targets.reload", self.reload, role="administrator", audit="targets:configuration:reloaded"),
             Method("targets.status", self.targets, role="viewer"),
             Method("targets.test", self.test, role="administrator", audit="targets:target:tested"),
@@ -145,6 +149,39 @@ class TieringControl:
         """Close packs that are still open, and record manifests, now instead of when it is time."""
         self._tiering.packer.close_aged(everything=True)
         self._manifests.hurry()
+
+    # -- keys --------------------------------------------------------------------------------------------------
+
+    def _keys(self) -> Keys:
+        if self._tiering.keys is None:
+            raise Refused(what="This", why="the archive is not encrypted")
+        return self._tiering.keys
+
+    def keys(self, _: Mapping[str, Any], __: Emit) -> dict[str, Any]:
+        """The keyring, without anything secret."""
+        ring = self._keys().keyring
+        return {
+            "number": ring.number,
+            "created_ns": ring.created,
+            "secrets": [slot.takes for slot in ring.slots],
+            "keys": [
+                {"id": key.id.hex(), "repository": key.repository, "created_ns": key.created} for key in ring.keys
+            ],
+        }
+
+    def rotate_key(self, params: Mapping[str, Any], _: Emit) -> dict[str, Any]:
+        """Another key for what a repository (0: the manifests) writes from now on."""
+        key = self._keys().rotate(RepositoryId(int(params["repository"])))
+        self._tiering.packer.close_aged(everything=True)
+        return {"id": key.id.hex()}
+
+    def renew_keys(self, params: Mapping[str, Any], _: Emit) -> dict[str, Any]:
+        """Other secrets, another root key, and another key for each repository. The socket is the owner's alone."""
+        master, recovery = bytes.fromhex(params["master"]), bytes.fromhex(params["recovery"])
+        self._keys().renew(master=master, recovery=recovery)
+        self._tiering.packer.close_aged(everything=True)
+        self._manifests.hurry()
+        return self.keys({}, _)
 
     # -- files -------------------------------------------------------------------------------------------------
 

@@ -12,7 +12,7 @@ import signal
 from collections.abc import Mapping
 from typing import NoReturn
 
-from appliance import config, system
+from appliance import config, keys, system
 from appliance.config import Configuration, TargetSettings
 from appliance.control.client import ControlClient
 from appliance.control.recall import recall_methods
@@ -53,6 +53,7 @@ def run(configuration: Configuration, environ: Mapping[str, str], faults: Faults
     # A lease that is broken while it is held sends SIGIO, whose default is to end the process (fcntl(2)).
     signal.signal(signal.SIGIO, signal.SIG_IGN)
     wanted = destinations(configuration, environ)
+    secret = keys.secret(configuration, environ)
     system.raise_open_files()
     engine = archive_store.open_store(archive, faults=faults)
     namespace = archive_store.read_namespace(archive)
@@ -66,6 +67,7 @@ def run(configuration: Configuration, environ: Mapping[str, str], faults: Faults
         namespace,
         tree,
         lambda identity: tiering_settings(configuration, identity),
+        archive_store.open_keys(archive, namespace, secret, clock=clock, faults=faults),
         clock=clock,
         faults=faults,
         fatal=_end,

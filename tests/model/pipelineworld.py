@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import hashlib
 import os
 import time
@@ -16,6 +17,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TypeVar
 
+from vnafs.content import keyring
 from vnafs.domain.clock import NANOSECONDS, Instant
 from vnafs.domain.copies import Capabilities, Evidence
 from vnafs.domain.errors import Damaged, ObjectMissing, TargetError, TargetRefused
@@ -30,8 +32,10 @@ from vnafs.fs.settings import Settings
 from vnafs.index import contents, copies, counts, packs, recount, targets
 from vnafs.index.engine import Reader, Transaction
 from vnafs.index.engines.memory import MemoryEngine
+from vnafs.local import keyfile
 from vnafs.local.spool import Spool
 from vnafs.pipeline.held import stubs_without_copy
+from vnafs.pipeline.keys import Keys
 from vnafs.pipeline.namespace import Namespace
 from vnafs.pipeline.runner import Tiering
 from vnafs.pipeline.settings import Destination, TieringSettings
@@ -46,6 +50,7 @@ TICK_SECONDS = 0.011
 FOLDERS = ("spool", "packs", "staging", "cache", "frozen")
 SOMEBODY = Caller(0, 0, 1)
 READ_BYTES = 1 << 24
+RECOVERY = b"r" * 20
 
 
 Found = TypeVar("Found")
@@ -144,8 +149,10 @@ class World:
         waiting_bytes_max: int = 1 << 30,
         parts_bytes_max: int = 1 << 30,
         unprotected_seconds_max: float = 3600.0,
+        encrypted: bool = False,
     ) -> None:
         self.home = home
+        self.encrypted = encrypted
         self.clock = PassingClock()
         self.fate = Fate()
         self._pack_target_bytes = pack_target_bytes
@@ -158,14 +165,32 @@ class World:
         self.targets = {name: BadTarget(store, self.clock) for name, store in self.stores.items()}
         for name in FOLDERS:
             (home / name).mkdir(exist_ok=True)
+        self.root = b""
         self.prepare()
+        if encrypted and not self.root:
+            made = keyring.made(b"a" * 16, self.clock.now(), master=b"m", recovery=RECOVERY, entropy=os.urandom)
+            self.adopt_keys(made)
         self.begin()
         if not any(repository.name == "share" for repository in self.fs.repositories.list()):
-            self.fs.repositories.add("share", copies_min=copies_min)
+            self.fs.repositories.add("share", copies_min=copies_min, encrypted=encrypted)
         self.share = self.fs.lookup(Inode(1), b"share").inode
 
     def prepare(self) -> None:
         """What comes before the first start: nothing, in a new archive."""
+
+    def adopt_keys(self, unlocked: keyring.Unlocked) -> None:
+        """The keyring of this archive, until the pipeline changes it."""
+        keyfile.save(str(self.home / "keys"), unlocked.encode())
+        self.root = unlocked.root
+
+    def keys(self) -> Keys | None:
+        """As a new process opens them, without the time that stretching a secret takes."""
+        if not self.encrypted:
+            return None
+        place = str(self.home / "keys")
+        unlocked = keyring.with_root(keyfile.load(place), self.root)
+        save = functools.partial(keyfile.save, place)
+        return Keys(unlocked, save=save, random=os.urandom, clock=self.clock, faults=self.fate)
 
     # -- life ----------------------------------------------------------------------------------------------------
 
@@ -204,6 +229,7 @@ class World:
                 low_watermark_percent=99.8,
                 reserve_bytes=0,
             ),
+            self.keys(),
             clock=self.clock,
             faults=self.fate,
             fatal=_raise,

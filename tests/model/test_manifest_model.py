@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.model.pipelineworld import Crash, World
+from tests.model.pipelineworld import RECOVERY, Crash, World
 from tests.model.test_pipeline_model import Life
 from vnafs.content import manifest
 from vnafs.content.manifest import NAMESPACE, STORE
@@ -27,6 +27,8 @@ from vnafs.index import feeds, inodes, meta
 from vnafs.index.engine import Engine, prefix_stop
 from vnafs.index.engines.memory import MemoryEngine
 from vnafs.index.inodes import NOT_QUEUED
+from vnafs.pipeline.keys import unlocked_from
+from vnafs.targets.port import Target
 from vnafs.upkeep import restore
 from vnafs.upkeep.adopt import adopt
 from vnafs.upkeep.changes import META_NAMES, NAMESPACE_TABLES, STORE_TABLES
@@ -60,6 +62,7 @@ class Recorded(World):
             places=self.tiering.replicators,
             superseded=self._supersede,
             seconds_max=60.0,
+            keys=self.tiering.keys,
             clock=self.clock,
             faults=self.fate,
             fatal=_raise,
@@ -81,8 +84,17 @@ class Recorded(World):
                 return row.sent.number == now.number and row.sent.snapshot == now.snapshot is not None
         return False
 
+    def secrets(self, target: TargetName) -> manifest.Keys | None:
+        """The keys as somebody with the recovery key finds them on a target."""
+        return secrets_of(self.stores[target])
+
     def engines(self) -> dict[bytes, Engine]:
         return {NAMESPACE: self._namespace, STORE: self._store}
+
+
+def secrets_of(target: Target) -> manifest.Keys | None:
+    unlocked = unlocked_from(target, RECOVERY)
+    return None if unlocked is None else restore.secrets_of(unlocked)
 
 
 def _raise(problem: BaseException) -> None:
@@ -128,7 +140,7 @@ class RecordedLife(Life):
         self.steps += [(10, self.record), (1, self.snapshot)]
 
     def made(self, home: Path) -> World:
-        return Recorded(home, copies_min=self.copies_min)
+        return Recorded(home, copies_min=self.copies_min, encrypted=self.encrypted)
 
     def record(self) -> None:
         world = self.recorded
@@ -150,7 +162,7 @@ class RecordedLife(Life):
         """Loading the manifests gives what is here."""
         self.compared += 1
         engines: dict[bytes, Engine] = {NAMESPACE: MemoryEngine(), STORE: MemoryEngine()}
-        report = restore.load(self.world.stores[target], engines, silent)
+        report = restore.load(self.world.stores[target], engines, silent, self.recorded.secrets(target))
         assert not report.problems
         there, here = carried(engines), carried(self.recorded.engines())
         for which in (NAMESPACE, STORE):
@@ -197,7 +209,7 @@ class Rebuilt(Recorded):
 
     def __init__(self, home: Path, of: Recorded, target: TargetName) -> None:
         self._of, self._from = of, target
-        super().__init__(home, target_names=(target,))
+        super().__init__(home, target_names=(target,), encrypted=of.encrypted)
 
     def prepare(self) -> None:
         self.stores = {self._from: self._of.stores[self._from]}
@@ -210,7 +222,16 @@ class Rebuilt(Recorded):
             name=lambda _: self._from,
             clock=self.clock,
             progress=silent,
+            secrets=self.found_keys(),
         )
+
+    def found_keys(self) -> manifest.Keys | None:
+        """The keys on the target are this archive's from now on."""
+        unlocked = unlocked_from(self.stores[self._from], RECOVERY)
+        if unlocked is None:
+            return None
+        self.adopt_keys(unlocked.with_master(b"n", self.clock.now(), os.urandom))
+        return restore.secrets_of(unlocked)
 
 
 def run(home: Path, seed: int, steps: int) -> RecordedLife:

@@ -51,6 +51,7 @@ class Life:
         random.seed(seed)  # the jitter of back-offs
         self.contents = pool(self.dice)
         self.copies_min = self.dice.choice((1, 1, 2))
+        self.encrypted = seed % 2 == 1
         self.world = self.made(home)
         self.expected: dict[bytes, bytes] = {}
         self.open: dict[bytes, object] = {}
@@ -78,7 +79,7 @@ class Life:
         ]
 
     def made(self, home: Path) -> World:
-        return World(home, copies_min=self.copies_min)
+        return World(home, copies_min=self.copies_min, encrypted=self.encrypted)
 
     def live(self, steps: int) -> None:
         weights = [weight for weight, _ in self.steps]

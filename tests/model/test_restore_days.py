@@ -43,6 +43,7 @@ class Restored(Rebuilt):
             name=lambda _: self._from,
             clock=self.clock,
             progress=silent,
+            secrets=self.found_keys(),
         )
 
     def add(self, target: TargetName) -> None:

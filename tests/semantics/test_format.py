@@ -258,7 +258,7 @@ def test_f4_every_field_of_the_header_is_where_the_table_says(written):
 
 
 def test_f5_the_envelope_of_an_unencrypted_pack_is_zero(pack):
-    for name in ("encryption", "wrapped_key_bytes", "key_id", "nonce_prefix", "wrapped_key"):
+    for name in ("encryption", "wrapped_key_bytes", "key_id", "reserved_4", "wrapped_key"):
         assert not any(HEADER[name].bytes_in(pack.header)), name
 
 
@@ -272,7 +272,7 @@ def changed(fields: dict[str, Field], data: bytes, name: str, number: int) -> by
 
 
 def test_f6_what_a_reader_cannot_know_is_refused_by_name(pack):
-    for name, number in (("format_version", 2), ("flags", 1 << 16), ("flags", 1 << 31), ("encryption", 1)):
+    for name, number in (("format_version", 2), ("flags", 1 << 16), ("flags", 1 << 31), ("encryption", 2)):
         with pytest.raises(errors.FormatUnknown):
             packfile.decode_header(changed(HEADER, pack.header, name, number))
     later = pack.data[:-12] + b"\x02" + pack.data[-11:]

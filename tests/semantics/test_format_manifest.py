@@ -352,7 +352,7 @@ def guarded(data: bytes, name: str, value: int) -> bytes:
 
 
 def test_m4_what_a_reader_cannot_know_is_refused_by_name(segment):
-    for name, value in (("format_version", 2), ("flags", 1 << 16), ("flags", 1 << 31), ("kind", 4), ("encryption", 1)):
+    for name, value in (("format_version", 2), ("flags", 1 << 16), ("flags", 1 << 31), ("kind", 4), ("encryption", 2)):
         with pytest.raises(errors.FormatUnknown):
             manifest.decode(guarded(segment.data, name, value))
     assert list(manifest.decode(guarded(segment.data, "flags", 0xFFFF))[1]) == list(manifest.decode(segment.data)[1])
@@ -515,6 +515,7 @@ def test_m14_names_lead_to_inodes_and_everything_is_where_the_tables_say(state):
         "acknowledgement": "durable",
         "copies_min": 1,
         "retention_class": 4,
+        "encrypted": False,
     }
 
 

@@ -13,6 +13,7 @@ SECTIONS = {
     "[packs]": config.PackSettings,
     "[manifests]": config.ManifestSettings,
     "[scrub]": config.ScrubSettings,
+    "[encryption]": config.EncryptionSettings,
     "[[target]]": config.TargetSettings,
 }
 

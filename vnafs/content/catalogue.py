@@ -17,10 +17,12 @@ from typing import Any
 import zstandard
 
 from vnafs.content.codecs import inflate
+from vnafs.content.crypt import TAG_BYTES
 from vnafs.content.facts import Facts
 from vnafs.content.recipe import codec_of, kind_of
 from vnafs.domain import errors
 from vnafs.domain.clock import Instant
+from vnafs.domain.envelopes import Envelope
 from vnafs.domain.ids import Inode, PackId, RepositoryId, Sha256, Span, Version
 from vnafs.domain.recipes import PIECE_BYTES_MAX, PieceRef
 
@@ -41,6 +43,8 @@ class PackHeader:
     repository: RepositoryId
     retention_class: int
     created: Instant
+    envelope: Envelope | None = None
+    """Of an encrypted pack; None also as read from a catalogue, which does not repeat it."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -260,7 +264,7 @@ def _read_piece(entry: dict[str, Any], pack: PackId) -> PieceRef:
         kind_of(_count(entry["type"])),
         _hash(entry["sha256"]),
     )
-    if not piece.stored_bytes <= piece.raw_bytes <= PIECE_BYTES_MAX:
+    if not piece.stored_bytes - TAG_BYTES <= piece.raw_bytes <= PIECE_BYTES_MAX:
         raise ValueError("a piece too long")
     return piece
 

@@ -1,7 +1,8 @@
 """Manifest objects: segments, runs and snapshots, from which an index is rebuilt (FORMAT.md has every byte).
 
 All three are a header and a body of rows. Rows are absolute: applying one twice, or an older one before a newer one,
-changes nothing. Pure functions over bytes, which distrust what they read; they know no index and no target.
+changes nothing. Of an encrypted archive every object is encrypted, and one that is not is not its own. Pure functions
+over bytes, which distrust what they read; they know no index and no target.
 """
 
 from __future__ import annotations
@@ -10,14 +11,17 @@ import dataclasses
 import enum
 import hashlib
 import struct
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import NamedTuple
 
 import xxhash
 import zstandard
 
+from vnafs.content import crypt
+from vnafs.content.crypt import AES_256_GCM, WRAPPED_BYTES, Key
 from vnafs.domain import errors
 from vnafs.domain.clock import Instant
+from vnafs.domain.envelopes import Envelope, KeyId
 from vnafs.domain.ids import ObjectName, Sha256
 
 FORMAT_VERSION = 1
@@ -29,6 +33,9 @@ LEVEL = 3
 NO_PREVIOUS = Sha256(bytes(32))
 
 _HEADER = struct.Struct("<8sHHI16sHHIQQ32sQQ32sHHI16s16s128s72s")
+_HEAD_BYTES = 88
+"""Up to and with the hash of the object before: authenticated with an encrypted body."""
+_NO_ENVELOPE = Envelope(KeyId(bytes(16)), b"")
 _GUARD = struct.Struct("<Q")
 _MUST_UNDERSTAND = 0xFFFF0000
 
@@ -82,6 +89,16 @@ class Header:
     """SHA-256 of the segment before this one as an object; of a snapshot, of the segment it is not complete without."""
     more: bool = False
     """The change goes on in the next segment; what is there so far is no state that ever was."""
+    envelope: Envelope | None = None
+    """As read from an encrypted object; `encode` makes its own."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Keys:
+    """What the manifests of an encrypted archive are written and read with."""
+
+    current: Key
+    known: Mapping[KeyId, Key]
 
 
 def segment_name(number: int) -> ObjectName:
@@ -115,8 +132,8 @@ def number_in(name: ObjectName) -> int | None:
         return None
 
 
-def encode(header: Header, rows: Iterable[Row]) -> bytes:
-    """The object. Raises TooBig when the rows take more than BODY_RAW_BYTES_MAX."""
+def encode(header: Header, rows: Iterable[Row], keys: Keys | None = None) -> bytes:
+    """The object; the same one for the same header, rows and key. Raises TooBig past BODY_RAW_BYTES_MAX of rows."""
     out = bytearray()
     for operation, key, value in rows:
         out.append(operation)
@@ -126,29 +143,36 @@ def encode(header: Header, rows: Iterable[Row]) -> bytes:
     if len(out) > BODY_RAW_BYTES_MAX:
         raise errors.TooBig(what="a manifest object", limit_bytes=BODY_RAW_BYTES_MAX)
     body = zstandard.ZstdCompressor(level=LEVEL, write_content_size=True).compress(bytes(out))
-    head = _HEADER.pack(
-        MAGIC,
-        FORMAT_VERSION,
-        HEADER_BYTES,
-        0,  # flags
-        header.archive,
-        header.kind,
-        int(header.more),
-        header.epoch,
-        header.number,
-        header.created,
-        header.previous,
-        len(body),
-        len(out),
-        hashlib.sha256(body).digest(),
-        0,  # encryption: none
-        0,  # length of the wrapped key
-        0,
-        bytes(16),  # key id
-        bytes(16),  # nonce prefix
-        bytes(128),  # wrapped key
-        bytes(72),
-    )
+
+    def head_of(envelope: Envelope, body: bytes) -> bytes:
+        return _HEADER.pack(
+            MAGIC,
+            FORMAT_VERSION,
+            HEADER_BYTES,
+            0,  # flags
+            header.archive,
+            header.kind,
+            int(header.more),
+            header.epoch,
+            header.number,
+            header.created,
+            header.previous,
+            len(body),
+            len(out),
+            hashlib.sha256(body).digest(),
+            AES_256_GCM if envelope.wrapped else 0,
+            len(envelope.wrapped),
+            0,
+            envelope.key,
+            bytes(16),
+            envelope.wrapped,
+            bytes(72),
+        )
+
+    head = head_of(_NO_ENVELOPE, body)
+    if keys is not None:
+        envelope, body = crypt.seal_manifest(keys.current, head[:_HEAD_BYTES], body)
+        head = head_of(envelope, body)
     return head + _GUARD.pack(xxhash.xxh3_64_intdigest(head)) + body
 
 
@@ -168,8 +192,10 @@ def decode_header(data: bytes) -> Header:
         raise errors.Damaged(what="the header of a manifest object")
     if flags & _MUST_UNDERSTAND:
         raise errors.FormatUnknown(what="a manifest object's flags", found=f"{flags:#x}", known=0)
-    if fields[14]:
-        raise errors.FormatUnknown(what="a manifest object's encryption", found=fields[14], known=0)
+    if fields[14] > AES_256_GCM:
+        raise errors.FormatUnknown(what="a manifest object's encryption", found=fields[14], known=AES_256_GCM)
+    if fields[14] and fields[15] != WRAPPED_BYTES:
+        raise errors.Damaged(what="the header of a manifest object")
     try:
         kind = Kind(fields[5])
     except ValueError:
@@ -182,17 +208,22 @@ def decode_header(data: bytes) -> Header:
         created=Instant(fields[9]),
         previous=Sha256(fields[10]),
         more=bool(fields[6]),
+        envelope=Envelope(KeyId(fields[17]), fields[19][:WRAPPED_BYTES]) if fields[14] else None,
     )
 
 
-def decode(data: bytes) -> tuple[Header, Iterator[Row]]:
-    """An object's header and rows. Raises Damaged before any row is given, or FormatUnknown."""
+def decode(data: bytes, keys: Keys | None = None) -> tuple[Header, Iterator[Row]]:
+    """An object's header and rows. Raises Damaged before any row is given, FormatUnknown, or KeyMissing.
+
+    With *keys* an object that is not encrypted is Damaged: anybody could have made it.
+    """
     header = decode_header(data)
     fields = _HEADER.unpack_from(data)
     stored, raw, digest = fields[11:14]
     body = memoryview(data)[HEADER_BYTES:]
     if len(body) != stored or raw > BODY_RAW_BYTES_MAX or hashlib.sha256(body).digest() != digest:
         raise errors.Damaged(what="the body of a manifest object")
+    body = memoryview(_opened(header, data, body, keys))
     try:
         if zstandard.frame_content_size(body) != raw:
             raise errors.Damaged(what="the body of a manifest object")
@@ -200,6 +231,17 @@ def decode(data: bytes) -> tuple[Header, Iterator[Row]]:
     except zstandard.ZstdError as error:
         raise errors.Damaged(what="the body of a manifest object") from error
     return header, _rows(plain)
+
+
+def _opened(header: Header, data: bytes, body: memoryview, keys: Keys | None) -> bytes | memoryview:
+    if header.envelope is None:
+        if keys is not None:
+            raise errors.Damaged(what="a manifest object that should be encrypted")
+        return body
+    key = None if keys is None else keys.known.get(header.envelope.key)
+    if key is None:
+        raise errors.KeyMissing(what="A manifest object", why=f"no key {header.envelope.key.hex()}")
+    return crypt.open_manifest(key, header.envelope, data[:_HEAD_BYTES], body)
 
 
 def _rows(plain: bytes) -> Iterator[Row]:

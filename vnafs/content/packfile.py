@@ -2,8 +2,9 @@
 
 The writer appends to one local file and hashes while it writes; nothing is ever patched, so the first byte is
 final when it is written. The reader takes any source of spans, distrusts every byte, and serves a piece only when
-its SHA-256 is right. Knows no index and no target. One thread at a time for each object. Durable when `close`
-returned: file and directory are synced; before that the pack does not exist.
+its SHA-256 is right. With a cipher, every part of the body and the catalogue is encrypted at its own offset. Knows no
+index and no target. One thread at a time for each object. Durable when `close` returned: file and directory are
+synced; before that the pack does not exist.
 """
 
 from __future__ import annotations
@@ -20,9 +21,11 @@ import xxhash
 
 from vnafs.content import catalogue, codecs, recipe
 from vnafs.content.catalogue import Catalogue, FileEntry, FileHints, PackHeader, RecipeEntry
+from vnafs.content.crypt import AES_256_GCM, TAG_BYTES, WRAPPED_BYTES, Cipher
 from vnafs.content.source import Buffer
 from vnafs.domain import errors
 from vnafs.domain.clock import Instant
+from vnafs.domain.envelopes import Envelope, KeyId
 from vnafs.domain.ids import PackId, RepositoryId, Sha256, Span
 from vnafs.domain.recipes import PIECE_BYTES_MAX, Codec, PieceKind, PieceRef, Recipe
 
@@ -36,6 +39,7 @@ __all__ = [
     "PackWriter",
     "RecipeEntry",
     "open_piece",
+    "open_recipe",
     "rebuild",
 ]
 
@@ -50,6 +54,7 @@ TAIL_BYTES = 64 * 1024
 WRITE_BUFFER_BYTES = 256 * 1024
 
 _HEADER = struct.Struct("<8sHHI16s16sQIIQHHI16s16s128s8s")
+_NO_ENVELOPE = Envelope(KeyId(bytes(16)), b"")
 _FOOTER = struct.Struct("<16sQQQQQQIIII32s28sHH8s")
 _END = struct.Struct("<HH8s")
 _GUARD = struct.Struct("<Q")
@@ -70,7 +75,8 @@ class ClosedPack:
 
 
 def encode_header(header: PackHeader) -> bytes:
-    """The first HEADER_BYTES of a pack that is not encrypted."""
+    """The first HEADER_BYTES of a pack."""
+    envelope = header.envelope or _NO_ENVELOPE
     body = _HEADER.pack(
         MAGIC,
         FORMAT_VERSION,
@@ -82,19 +88,19 @@ def encode_header(header: PackHeader) -> bytes:
         header.retention_class,
         0,
         header.created,
-        0,  # encryption: none
-        0,  # length of the wrapped key
+        AES_256_GCM if header.envelope else 0,
+        len(envelope.wrapped),
         0,
-        bytes(16),  # key id
-        bytes(16),  # nonce prefix
-        bytes(128),  # wrapped key
+        envelope.key,
+        bytes(16),
+        envelope.wrapped,
         bytes(8),
     )
     return body + _GUARD.pack(xxhash.xxh3_64_intdigest(body))
 
 
 def decode_header(data: Buffer) -> PackHeader:
-    """Raises Damaged, or FormatUnknown for a later version, an unknown flag or an encrypted pack."""
+    """Raises Damaged, or FormatUnknown for a later version, an unknown flag or an unknown encryption."""
     view = memoryview(data)
     if len(view) < HEADER_BYTES or view[:8] != MAGIC:
         raise errors.Damaged(what="the header of a pack")
@@ -107,9 +113,14 @@ def decode_header(data: Buffer) -> PackHeader:
         raise errors.Damaged(what="the header of a pack")
     if flags & _MUST_UNDERSTAND:
         raise errors.FormatUnknown(what="a pack's flags", found=f"{flags:#x}", known=0)
+    envelope = None
+    if fields[10] > AES_256_GCM:
+        raise errors.FormatUnknown(what="a pack's encryption", found=fields[10], known=AES_256_GCM)
     if fields[10]:
-        raise errors.FormatUnknown(what="a pack's encryption", found=fields[10], known=0)
-    return PackHeader(PackId(fields[4]), fields[5], RepositoryId(fields[6]), fields[7], Instant(fields[9]))
+        if fields[11] != WRAPPED_BYTES:
+            raise errors.Damaged(what="the header of a pack")
+        envelope = Envelope(KeyId(fields[13]), fields[15][:WRAPPED_BYTES])
+    return PackHeader(PackId(fields[4]), fields[5], RepositoryId(fields[6]), fields[7], Instant(fields[9]), envelope)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -193,9 +204,22 @@ class PackWriter:
     Every method raises NoSpace or StorageFailed when the disk does not take the bytes.
     """
 
-    def __init__(self, path: str, header: PackHeader, *, repository_name: str, file: BinaryIO | None = None) -> None:
-        """Create the file at *path*, which must not exist, or write to *file* that the caller created there."""
+    def __init__(
+        self,
+        path: str,
+        header: PackHeader,
+        *,
+        repository_name: str,
+        cipher: Cipher | None = None,
+        file: BinaryIO | None = None,
+    ) -> None:
+        """Create the file at *path*, which must not exist, or write to *file* that the caller created there.
+
+        *cipher* is that of the header's envelope, if it has one.
+        """
         self.id = header.pack
+        self.header = header
+        self._cipher = cipher
         self._path = path
         self._sha256 = hashlib.sha256()
         self._bodies = xxhash.xxh3_64()
@@ -215,12 +239,13 @@ class PackWriter:
     @property
     def size_bytes(self) -> int:
         """An upper bound of its size if it were closed now: the catalogue counts as if it were not compressed."""
-        return self._offset + self._lines_bytes + FOOTER_BYTES
+        return self._offset + self._lines_bytes + TAG_BYTES + FOOTER_BYTES
 
     def append_piece(self, stored: bytes, *, raw_bytes: int, codec: Codec, kind: PieceKind, sha256: Sha256) -> PieceRef:
         """Store one encoded piece; *sha256* is of its raw bytes."""
         if not 0 < len(stored) <= raw_bytes <= PIECE_BYTES_MAX:
             raise errors.InvalidArgument(why=f"a piece of {raw_bytes} bytes stored in {len(stored)} is none")
+        stored = self._sealed(stored)
         piece = PieceRef(self.id, self._offset, len(stored), raw_bytes, codec, kind, sha256)
         self._body(stored)
         self._pieces += 1
@@ -233,7 +258,7 @@ class PackWriter:
             raise errors.InvalidArgument(why="a recipe that is in the pack already, or does not add up")
         if len(content.pieces) > recipe.PIECES_MAX:
             raise errors.FileTooBig(limit_bytes=recipe.PIECES_MAX * PIECE_BYTES_MAX)
-        record = recipe.encode_recipe(content, self.id)
+        record = self._sealed(recipe.encode_recipe(content, self.id))
         span = Span(self._offset, len(record))
         self._body(record)
         self._recipes.add(content.sha256)
@@ -250,7 +275,7 @@ class PackWriter:
     def close(self) -> ClosedPack:
         """Finish the pack and put it on stable storage."""
         bodies = self._offset - HEADER_BYTES
-        stored = catalogue.pressed(self._lines)
+        stored = self._sealed(catalogue.pressed(self._lines))
         offset = self._offset
         self._append(stored)
         footer = Footer(
@@ -296,6 +321,10 @@ class PackWriter:
         except OSError as error:
             raise _translated(error, "removing an unfinished pack") from error
 
+    def _sealed(self, data: bytes) -> bytes:
+        """As it is stored at the offset that is next; what follows must store it there."""
+        return data if self._cipher is None else self._cipher.seal(self._offset, data)
+
     def _note(self, line: bytes) -> None:
         self._lines.append(line)
         self._lines_bytes += len(line)
@@ -320,9 +349,13 @@ Fetch = Callable[[Span], bytes]
 
 
 class PackReader:
-    """Reads one pack through *fetch*. Raises Damaged, FormatUnknown and what *fetch* raises; keeps nothing."""
+    """Reads one pack through *fetch*, and *cipher* if it is encrypted; keeps nothing.
 
-    def __init__(self, fetch: Fetch, size_bytes: int, pack: PackId) -> None:
+    Raises Damaged, FormatUnknown and what *fetch* raises.
+    """
+
+    def __init__(self, fetch: Fetch, size_bytes: int, pack: PackId, cipher: Cipher | None = None) -> None:
+        self._cipher = cipher
         self._fetch = fetch
         self._size = size_bytes
         self._pack = pack
@@ -350,6 +383,7 @@ class PackReader:
             stored = self._read(footer.catalogue_offset, footer.catalogue_stored_bytes)
         if xxhash.xxh3_64_intdigest(stored) != footer.catalogue_xxh3:
             raise errors.Damaged(what=f"the catalogue of pack {self._pack.hex()}")
+        stored = _opened(self._cipher, footer.catalogue_offset, stored)
         found = catalogue.read_catalogue(stored, footer.catalogue_raw_bytes, self._pack)
         if (len(found.pieces), len(found.recipes), len(found.files)) != (footer.pieces, footer.recipes, footer.files):
             raise errors.Damaged(what=f"the catalogue of pack {self._pack.hex()}")
@@ -359,13 +393,13 @@ class PackReader:
         """The recipe whose record lies at *span*."""
         if span.length is None or span.length > recipe.RECORD_BYTES_MAX:
             raise errors.Damaged(what=f"a recipe in pack {self._pack.hex()}")
-        return recipe.decode_recipe(self._read(span.offset, span.length), self._pack)
+        return open_recipe(span, self._read(span.offset, span.length), self._pack, self._cipher)
 
     def piece(self, ref: PieceRef) -> bytes:
         """The raw bytes of a piece of this pack, equal to its SHA-256."""
-        if ref.pack != self._pack or not 0 < ref.stored_bytes <= PIECE_BYTES_MAX:
+        if ref.pack != self._pack or not 0 < ref.stored_bytes <= PIECE_BYTES_MAX + TAG_BYTES:
             raise errors.Damaged(what=f"a piece of pack {self._pack.hex()}")
-        return open_piece(ref, self._read(ref.offset, ref.stored_bytes))
+        return open_piece(ref, self._read(ref.offset, ref.stored_bytes), self._cipher)
 
     def _read(self, offset: int, length_bytes: int) -> bytes:
         if offset < 0 or offset + length_bytes > self._size:
@@ -376,9 +410,19 @@ class PackReader:
         return data
 
 
-def open_piece(ref: PieceRef, stored: Buffer) -> bytes:
+def _opened(cipher: Cipher | None, offset: int, stored: Buffer) -> bytes:
+    return bytes(stored) if cipher is None else cipher.open(offset, stored)
+
+
+def open_recipe(span: Span, stored: Buffer, pack: PackId, cipher: Cipher | None = None) -> Recipe:
+    """The recipe whose stored record lies at *span* of *pack*. Raises Damaged, FormatUnknown."""
+    return recipe.decode_recipe(_opened(cipher, span.offset, stored), pack)
+
+
+def open_piece(ref: PieceRef, stored: Buffer, cipher: Cipher | None = None) -> bytes:
     """The raw bytes of a piece from its stored bytes; raises Damaged unless they are the bytes that were stored."""
-    raw = codecs.decode(stored, ref.codec, ref.raw_bytes)
+    plain = stored if cipher is None else cipher.open(ref.offset, stored)
+    raw = codecs.decode(plain, ref.codec, ref.raw_bytes)
     if hashlib.sha256(raw).digest() != ref.sha256:
         raise errors.Damaged(what=f"a piece of pack {ref.pack.hex()}")
     return raw

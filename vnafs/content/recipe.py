@@ -9,6 +9,7 @@ import struct
 
 import xxhash
 
+from vnafs.content.crypt import TAG_BYTES
 from vnafs.content.source import Buffer
 from vnafs.domain import errors
 from vnafs.domain.ids import PackId, Sha256
@@ -75,7 +76,7 @@ def _piece(packs: list[PackId], fields: tuple[int, int, int, int, int, int, int,
     number, raw_bytes, stored_bytes, codec, kind, _, offset, sha256 = fields
     if number >= len(packs) or not 0 < raw_bytes <= PIECE_BYTES_MAX or offset > _OFFSET_MAX:
         raise errors.Damaged(what=what)
-    if not 0 < stored_bytes <= raw_bytes:
+    if not 0 < stored_bytes <= raw_bytes + TAG_BYTES:
         raise errors.Damaged(what=what)
     return PieceRef(packs[number], offset, stored_bytes, raw_bytes, codec_of(codec), kind_of(kind), Sha256(sha256))
 

@@ -206,6 +206,18 @@ class FormatUnknown(VnaError):
     exit_code = 4
 
 
+class KeyWrong(VnaError):
+    """The key does not open {what}."""
+
+    http = 403
+
+
+class KeyMissing(VnaError):
+    """{what} is encrypted, and the key for it is not here: {why}."""
+
+    http = 403
+
+
 class IndexBroken(VnaError):
     """The index in {what} cannot be used: {why}."""
 

@@ -58,6 +58,9 @@ POINTS: tuple[str, ...] = (
 )
 
 RARE_POINTS: tuple[str, ...] = (
+    # keys: of an encrypted archive, when one is made and when a target gets them
+    "keys.saved",
+    "keys.brought",
     # manifest: all rows are written down; at the first start, and then seldom
     "manifest.runs",
     "manifest.snapshot",

@@ -28,3 +28,5 @@ class Repository:
     """Verified copies before a file counts as replicated and may lose its local bytes."""
     retention_class: int = 0
     """Written into packs; files of different classes never share a pack."""
+    encrypted: bool = False
+    """Its packs are encrypted, since it was made."""

@@ -3,10 +3,12 @@
 
     python3 vna_extract.py TARGET-URL OUT      extract every file under its name into OUT
     python3 vna_extract.py TARGET-URL --list   say what there is
+    … --key FILE                               of an encrypted archive: a file with its recovery key
 
 One file, which imports nothing of vnafs: copy it anywhere. It needs Python 3.11, the public packages `zstandard` and
-`xxhash`, and `boto3` for s3:// or `azure-storage-blob` for azure://. FORMAT.md tells every byte that it reads. It is
-longer than a module should be because being one file is its purpose; each part below knows only those above it.
+`xxhash`, `boto3` for s3:// or `azure-storage-blob` for azure://, and `cryptography` for what is encrypted. FORMAT.md
+tells every byte that it reads. It is longer than a module should be because being one file is its purpose; each part
+below knows only those above it.
 
 Names come from the newest usable manifests, exact and as of one moment; without any, from the catalogues of the packs,
 as files were called when they were packed. Every piece and every file is compared with its SHA-256 before it gets its
@@ -14,19 +16,21 @@ name; what cannot be given back right is reported, and everything else goes on. 
 memory is bounded, an index of what there is lies in a temporary file (TMPDIR).
 
 Exit codes: 0 everything is there, 1 not yet (the target cannot be reached, OUT is full), 2 wrong usage, 3 refused
-(encrypted or made by a later version), 4 something is damaged or missing.
+(the key is missing or wrong, or a later version made it), 4 something is damaged or missing.
 """
 
 from __future__ import annotations
 
 import argparse
 import base64
+import binascii
 import collections
 import contextlib
 import dataclasses
 import datetime as dt
 import errno
 import hashlib
+import hmac
 import io
 import ipaddress
 import itertools
@@ -48,6 +52,8 @@ import zstandard
 
 MEBIBYTE = 1024 * 1024
 PIECE_BYTES_MAX = 16 * MEBIBYTE
+TAG_BYTES = 16
+"""Of what is encrypted, behind each part."""
 RECIPE_BYTES_MAX = 80 * MEBIBYTE
 CATALOGUE_BYTES_MAX = 128 * MEBIBYTE
 MANIFEST_RAW_BYTES_MAX = 256 * MEBIBYTE
@@ -86,7 +92,7 @@ class Usage(ExtractError):
 
 
 class Refused(ExtractError):
-    """Not for this program: encrypted, or of a later format."""
+    """Not for this program: encrypted with a key that is not here, or of a later format."""
 
     exit_code = 3
 
@@ -378,8 +384,18 @@ def inflate(stored: bytes | memoryview, raw_bytes: int, what: str) -> bytes:
         raise Damaged(f"{what} cannot be decompressed") from problem
 
 
-def check_envelope(data: bytes, magic: bytes, header_bytes: int, encryption_at: int, what: str) -> None:
-    """What the headers of packs and manifests have in common (F-6, M-4). Raises Damaged, Refused."""
+class Envelope(NamedTuple):
+    """How an object is encrypted: which key wraps its data key, and the data key wrapped."""
+
+    key: bytes
+    wrapped: bytes
+
+
+_ENVELOPE = struct.Struct("<HHI16s16s128s")
+
+
+def check_envelope(data: bytes, magic: bytes, header_bytes: int, encryption_at: int, what: str) -> Envelope | None:
+    """What headers of packs and manifests have in common (F-6, M-4); None: not encrypted. Raises Damaged, Refused."""
     if len(data) < header_bytes or data[:8] != magic:
         raise Damaged(f"the header of {what} is damaged")
     version, length, flags = struct.unpack_from("<HHI", data, 8)
@@ -390,9 +406,121 @@ def check_envelope(data: bytes, magic: bytes, header_bytes: int, encryption_at: 
         raise Damaged(f"the header of {what} is damaged")
     if flags & _MUST_UNDERSTAND:
         raise Refused(f"{what} was made with flags {flags:#x}; use a newer vna-extract")
-    (encryption,) = struct.unpack_from("<H", data, encryption_at)
-    if encryption:
+    encryption, wrapped_bytes, _, key, _, wrapped = _ENVELOPE.unpack_from(data, encryption_at)
+    if encryption > 1:
         raise Refused(f"{what} was made with encryption {encryption}; use a newer vna-extract")
+    return Envelope(key, wrapped[:wrapped_bytes]) if encryption else None
+
+
+# -- keys: FORMAT.md, "Encryption" -------------------------------------------------------------------------------
+
+_SCRYPT_BYTES_MAX = 1 << 30
+Opener = Callable[[int, bytes | memoryview], bytes]
+"""Decrypts what is stored at an offset of one object. Raises Damaged."""
+
+
+def derived(secret: bytes, purpose: bytes) -> bytes:
+    """A key for one purpose."""
+    return hmac.digest(secret, purpose + b"\x01", "sha256")
+
+
+def unwrap(secret: bytes, wrapped: bytes, purpose: bytes) -> bytes:
+    """A key that was wrapped with one derived from *secret* (RFC 3394). Raises Damaged."""
+    try:
+        from cryptography.hazmat.primitives import keywrap  # noqa: PLC0415 - only what is encrypted needs it
+    except ImportError as problem:
+        raise Usage("what is encrypted needs the package cryptography") from problem
+    try:
+        return keywrap.aes_key_unwrap(derived(secret, purpose), wrapped)
+    except (keywrap.InvalidUnwrap, ValueError) as problem:
+        raise Damaged("a wrapped key is damaged, or the key is another's") from problem
+
+
+class Keys:
+    """Every key that a secret opens."""
+
+    def __init__(self, target: Target, text: bytes) -> None:
+        """Read the keyrings of *target*. *text*: what the key file says. Raises Refused when none opens."""
+        self._keys: dict[bytes, bytes] = {}
+        secret = recovery_secret(text.decode("ascii", "replace")) or text.rstrip(b"\r\n")
+        root: bytes | None = None
+        why: ExtractError = Refused("there is no keyring on the target")
+        for name in sorted(keyrings(target), reverse=True):
+            try:
+                document = self._document(target, name)
+                root = root or self._root(document, secret, name)
+                self._take(document, root, name)
+            except (ValueError, KeyError, TypeError, AttributeError):
+                why = Damaged(f"{name} is damaged")
+            except (Damaged, Refused) as problem:
+                why = problem
+        if root is None:
+            raise why
+
+    @staticmethod
+    def _document(target: Target, name: str) -> dict[str, Any]:
+        document: dict[str, Any] = json.loads(target.read(name, 0, OBJECT_BYTES_MAX))
+        if int(document["version"]) > 1:
+            raise Refused(f"{name} was made with format version {document['version']}; use a newer vna-extract")
+        return document
+
+    @staticmethod
+    def _root(document: dict[str, Any], secret: bytes, name: str) -> bytes:
+        for slot in document["slots"]:
+            n, r, p = int(slot["n"]), int(slot["r"]), int(slot["p"])
+            if slot["kdf"] != "scrypt" or min(n, r, p) < 1 or 128 * n * r * p > _SCRYPT_BYTES_MAX:
+                continue
+            memory = 256 * n * r * p
+            salt = bytes.fromhex(slot["salt"])
+            stretched = hashlib.scrypt(secret, salt=salt, n=n, r=r, p=p, maxmem=memory, dklen=32)
+            with contextlib.suppress(Damaged):
+                return unwrap(stretched, bytes.fromhex(slot["wrapped"]), b"vnafs: wraps the root key, 1")
+        raise Refused(f"the key does not open {name}")
+
+    def _take(self, document: dict[str, Any], root: bytes, name: str) -> None:
+        rest = {key: value for key, value in document.items() if key != "guard"}
+        plain = json.dumps(rest, sort_keys=True, separators=(",", ":")).encode()
+        guard = hmac.digest(derived(root, b"vnafs: guards the keyring, 1"), plain, "sha256")
+        if not hmac.compare_digest(guard.hex(), str(document["guard"])):
+            raise Damaged(f"{name} is damaged, or of another root key")
+        for entry in document["keys"]:
+            wrapped = bytes.fromhex(entry["wrapped"])
+            self._keys[bytes.fromhex(entry["id"])] = unwrap(root, wrapped, b"vnafs: wraps keys of repositories, 1")
+
+    def opener(self, envelope: Envelope, about: bytes, what: str) -> Opener:
+        """What decrypts the object *what*. Raises Refused, Damaged."""
+        from cryptography.exceptions import InvalidTag  # noqa: PLC0415 - as above
+        from cryptography.hazmat.primitives.ciphers.aead import AESGCM  # noqa: PLC0415
+
+        key = self._keys.get(envelope.key)
+        if key is None:
+            raise Refused(f"{what} is encrypted with key {envelope.key.hex()}, which no keyring has")
+        data_key = unwrap(key, envelope.wrapped, b"vnafs: wraps data keys, 1")
+
+        def opened(offset: int, stored: bytes | memoryview) -> bytes:
+            try:
+                return AESGCM(data_key).decrypt(struct.pack("<4xQ", offset), stored, about)
+            except (InvalidTag, ValueError) as problem:
+                raise Damaged(f"{what} is damaged at {offset}") from problem
+
+        return opened
+
+
+def keyrings(target: Target) -> list[str]:
+    """The names of the keyrings on a target."""
+    names = re.compile(r"keys/[0-9a-f]{16}\.keys")
+    return [name for name, _ in target.list("keys/") if names.fullmatch(name)]
+
+
+def recovery_secret(text: str) -> bytes | None:
+    """The 20 bytes of a recovery key, forgiving case, spaces and look-alikes; None when it is none."""
+    bare = "".join(letter for letter in text.upper() if letter.isalnum()).translate(str.maketrans("018", "OIB"))
+    try:
+        data = base64.b32decode(bare)
+    except (binascii.Error, ValueError):
+        return None
+    check = hashlib.sha256(b"vnafs recovery key" + data[:20]).digest()[:5]
+    return data[:20] if len(data) == 25 and data[20:] == check else None
 
 
 PUT, DELETE, DELETE_PREFIX, RUN = 1, 2, 3, 4
@@ -437,9 +565,9 @@ class Manifest(NamedTuple):
 _MANIFEST = struct.Struct("<16sHHIQQ32sQQ32s")
 
 
-def read_manifest(data: bytes, what: str) -> Manifest:
+def read_manifest(data: bytes, what: str, keys: Keys | None) -> Manifest:
     """A manifest object. Raises Damaged, Refused."""
-    check_envelope(data, b"\x89VNAMF\r\n", 384, 136, what)
+    envelope = check_envelope(data, b"\x89VNAMF\r\n", 384, 136, what)
     archive, kind, more, _, number, created, previous, stored, raw, sha256 = _MANIFEST.unpack_from(data, 16)
     if not SEGMENT_KIND <= kind <= SNAPSHOT_KIND:
         raise Refused(f"{what} is of kind {kind}; use a newer vna-extract")
@@ -447,6 +575,12 @@ def read_manifest(data: bytes, what: str) -> Manifest:
     if len(body) != stored or raw > MANIFEST_RAW_BYTES_MAX or hashlib.sha256(body).digest() != sha256:
         raise Damaged(f"{what} is damaged")
     whole = hashlib.sha256(data).digest()
+    if keys is not None:
+        if envelope is None:
+            raise Damaged(f"{what} should be encrypted and is not")  # anybody could have made it
+        body = memoryview(keys.opener(envelope, data[:88], what)(0, body))
+    elif envelope is not None:
+        raise Refused(f"{what} is encrypted; name a file with the recovery key with --key")
     return Manifest(kind, archive, bool(more), number, created, previous, whole, inflate(body, raw, what))
 
 
@@ -496,7 +630,7 @@ def read_recipe(record: bytes, home: bytes, sha256: bytes) -> list[Entry]:
     packs = [home, *(record[at : at + 16] for at in range(_RECIPE_HEAD.size, first, 16))]
     entries = []
     for number, raw, stored, codec, _, _, offset, digest in _ENTRY.iter_unpack(memoryview(record)[first:end]):
-        if number >= len(packs) or not 0 < stored <= raw <= PIECE_BYTES_MAX:
+        if number >= len(packs) or not 0 < stored <= raw + TAG_BYTES or not 0 < raw <= PIECE_BYTES_MAX:
             raise Damaged(f"{what} is damaged")
         entries.append(Entry(packs[number], raw, stored, codec, offset, digest))
     if sum(entry.raw_bytes for entry in entries) != size:
@@ -524,9 +658,26 @@ def pack_name(pack: bytes) -> str:
     return f"packs/{pack.hex()[:2]}/{pack.hex()}.pack"
 
 
-def read_catalogue(target: Target, pack: bytes, size: int) -> list[dict[str, Any]]:
-    """The lines of a pack's catalogue, in one read or two. Raises Damaged, Refused, Missing, Unreachable."""
+def pack_opener(header: bytes, pack: bytes, keys: Keys | None) -> Opener | None:
+    """What decrypts a pack, whose first bytes are *header*; None: it is not encrypted. Raises Damaged, Refused."""
+    what = f"pack {pack.hex()}"
+    envelope = check_envelope(header[:256], b"\x89VNAPK\r\n", 256, 72, what)
+    if header[16:32] != pack:
+        raise Damaged(f"{what} is another one")
+    if envelope is None:
+        return None
+    if keys is None:
+        raise Refused(f"{what} is encrypted; name a file with the recovery key with --key")
+    return keys.opener(envelope, pack, what)
+
+
+def read_catalogue(target: Target, pack: bytes, size: int, keys: Keys | None) -> list[dict[str, Any]]:
+    """The lines of a pack's catalogue, in one read or two, and one of the header where things are encrypted.
+
+    Raises Damaged, Refused, Missing, Unreachable.
+    """
     name, what = pack_name(pack), f"pack {pack.hex()}"
+    opener = None if keys is None else pack_opener(target.read(name, 0, 256), pack, keys)
     tail = target.read(name, max(0, size - TAIL_BYTES), TAIL_BYTES)
     footer = tail[-160:]
     if len(footer) < 160 or footer[152:] != b"VNAPKEND":
@@ -546,6 +697,8 @@ def read_catalogue(target: Target, pack: bytes, size: int) -> list[dict[str, Any
     data = tail[-160 - stored : -160] if stored + 160 <= len(tail) else target.read(name, offset, stored)
     if len(data) != stored or xxhash.xxh3_64_intdigest(data) != guard:
         raise Damaged(f"the catalogue of {what} is damaged")
+    if opener is not None:
+        data = opener(offset, data)
     try:
         return [json.loads(line) for line in inflate(data, raw, f"the catalogue of {what}").split(b"\n") if line]
     except ValueError as problem:
@@ -827,15 +980,16 @@ class Console:
 
 _INODE = struct.Struct(">BBBHIIIqqqqqqq")
 _CONTENT = struct.Struct(">B32sqqqqI")
-_PACK_HEADS = {1: 90, 2: 102}
+_PACK_VERSIONS = {1, 2, 3}
 _FROZEN_BYTES = 73
 
 
 class Manifests:
     """The manifests of a target, brought into the index."""
 
-    def __init__(self, target: Target, index: Index, console: Console) -> None:
+    def __init__(self, target: Target, keys: Keys | None, index: Index, console: Console) -> None:
         self._target = target
+        self._keys = keys
         self._index = index
         self._console = console
         self._segments: set[int] = set()
@@ -866,7 +1020,7 @@ class Manifests:
                 yield int(found[1], 16)
 
     def _get(self, name: str, kind: int) -> Manifest:
-        found = read_manifest(self._target.read(name, 0, OBJECT_BYTES_MAX), name)
+        found = read_manifest(self._target.read(name, 0, OBJECT_BYTES_MAX), name, self._keys)
         if found.kind != kind or self.archive not in {b"", found.archive}:
             raise Damaged(f"{name} is something else")
         return found
@@ -959,7 +1113,7 @@ class ManifestTree:
     def _fill_contents(self) -> None:
         packs: dict[int, bytes] = {}
         for key, value in self._index.rows(b"sK"):
-            if value[0] not in _PACK_HEADS:
+            if value[0] not in _PACK_VERSIONS:
                 raise Refused(f"a pack row has version {value[0]}; use a newer vna-extract")
             packs[int.from_bytes(key, "big")] = value[1:17]
         for _, value in self._index.rows(b"sC"):
@@ -1058,8 +1212,9 @@ def _base64(data: bytes) -> str:
 class CatalogueTree:
     """Turns the catalogues of all packs into items."""
 
-    def __init__(self, target: Target, index: Index, console: Console, wanted: Wanted) -> None:
+    def __init__(self, target: Target, keys: Keys | None, index: Index, console: Console, wanted: Wanted) -> None:
         self._target = target
+        self._keys = keys
         self._index = index
         self._console = console
         self._wanted = wanted
@@ -1071,7 +1226,7 @@ class CatalogueTree:
             for count, (pack, size) in enumerate(packs):
                 self._console.progress("reading catalogue {} of {}", count, len(packs))
                 try:
-                    self._read(pack, read_catalogue(self._target, pack, size))
+                    self._read(pack, read_catalogue(self._target, pack, size, self._keys))
                 except (Damaged, Missing, Refused) as problem:
                     self._console.problem(type(problem)(f"{problem}; the files in it are not known"))
                 except (KeyError, TypeError, ValueError, AttributeError):
@@ -1160,15 +1315,22 @@ class CatalogueTree:
 class Packs:
     """Ranges of packs: whole blocks, kept for a while, of a pack from which much is wanted, else no more than asked."""
 
-    def __init__(self, target: Target, index: Index) -> None:
+    def __init__(self, target: Target, keys: Keys | None, index: Index) -> None:
         self._target = target
+        self._keys = keys
         self._index = index
-        self._known: collections.OrderedDict[bytes, bool] = collections.OrderedDict()
+        self._known: collections.OrderedDict[bytes, tuple[bool, Opener | None]] = collections.OrderedDict()
         self._blocks: collections.OrderedDict[tuple[bytes, int], bytes] = collections.OrderedDict()
 
+    def opened(self, pack: bytes, offset: int, stored: memoryview) -> memoryview:
+        """What was stored at *offset*, decrypted where it is encrypted. Raises as `read` does."""
+        _, opener = self._look(pack)
+        return stored if opener is None else memoryview(opener(offset, stored))
+
     def read(self, pack: bytes, offset: int, length: int) -> memoryview:
-        """Exactly these bytes. Raises Damaged, Missing, Refused, Unreachable."""
-        if self._is_dense(pack):
+        """Exactly these bytes, as they are stored. Raises Damaged, Missing, Refused, Unreachable."""
+        dense, _ = self._look(pack)
+        if dense:
             first, last = offset // BLOCK_BYTES, (offset + length - 1) // BLOCK_BYTES
             parts = [self._block(pack, number) for number in range(first, last + 1)]
             data = memoryview(parts[0] if len(parts) == 1 else b"".join(parts))
@@ -1179,14 +1341,12 @@ class Packs:
             raise Damaged(f"pack {pack.hex()} was cut short")
         return data
 
-    def _is_dense(self, pack: bytes) -> bool:
+    def _look(self, pack: bytes) -> tuple[bool, Opener | None]:
+        """Whether much of it is wanted, and what decrypts it."""
         if pack not in self._known:
             dense = self._index.share_wanted(pack) >= 0.5
             header = self._block(pack, 0) if dense else self._target.read(pack_name(pack), 0, 256)
-            check_envelope(header[:256], b"\x89VNAPK\r\n", 256, 72, f"pack {pack.hex()}")
-            if header[16:32] != pack:
-                raise Damaged(f"pack {pack.hex()} is another one")
-            self._known[pack] = dense
+            self._known[pack] = dense, pack_opener(header, pack, self._keys)
             if len(self._known) > 10_000:
                 self._known.popitem(last=False)
         return self._known[pack]
@@ -1213,14 +1373,17 @@ class Contents:
         """In order; each equals its SHA-256, and when the last one has been given all together equal *sha256*."""
         if not 0 < place.length <= RECIPE_BYTES_MAX:
             raise Damaged(f"a recipe in pack {place.pack.hex()} is too long")
-        record = bytes(self._packs.read(place.pack, place.offset, place.length))
+        stored = self._packs.read(place.pack, place.offset, place.length)
+        record = bytes(self._packs.opened(place.pack, place.offset, stored))
         entries = read_recipe(record, place.pack, sha256)
         digest = hashlib.sha256()
         for group in _neighbours(entries):
             start = group[0].offset
             stored = self._packs.read(group[0].pack, start, group[-1].offset + group[-1].stored_bytes - start)
             for entry in group:
-                piece = read_piece(entry, stored[entry.offset - start :][: entry.stored_bytes])
+                at = entry.offset - start
+                plain = self._packs.opened(entry.pack, entry.offset, stored[at : at + entry.stored_bytes])
+                piece = read_piece(entry, plain)
                 digest.update(piece)
                 yield piece
         if digest.digest() != sha256:
@@ -1413,12 +1576,14 @@ class Out:
 class Extraction:
     """Brings every item of the index into OUT."""
 
-    def __init__(self, target: Target, index: Index, out: Out, console: Console, *, resume: bool) -> None:
+    def __init__(
+        self, target: Target, keys: Keys | None, index: Index, out: Out, console: Console, *, resume: bool
+    ) -> None:
         self._index = index
         self._out = out
         self._console = console
         self._resume = resume
-        self._contents = Contents(Packs(target, index))
+        self._contents = Contents(Packs(target, keys, index))
         self._bytes = 0
         self._first: Item | None = None
 
@@ -1507,7 +1672,7 @@ def list_items(index: Index, console: Console, *, as_json: bool) -> None:
             console.problem(Missing(f"missing: {shown(item.path)}: {why}"))
 
 
-def fill(target: Target, index: Index, console: Console, choice: argparse.Namespace) -> None:
+def fill(target: Target, keys: Keys | None, index: Index, console: Console, choice: argparse.Namespace) -> None:
     """Find out what there is. Raises Refused, Unreachable, Usage."""
     wanted = Wanted(
         os.fsencode(choice.repository) if choice.repository else None,
@@ -1518,7 +1683,7 @@ def fill(target: Target, index: Index, console: Console, choice: argparse.Namesp
         for name, size in target.list("packs/"):
             if found := names.fullmatch(name):
                 index.add_pack(bytes.fromhex(found[1]), size)
-    manifests = Manifests(target, index, console)
+    manifests = Manifests(target, keys, index, console)
     if not choice.catalogues and manifests.load():
         if choice.all_versions:
             raise Usage("older versions are only in catalogues: add --catalogues")
@@ -1530,7 +1695,7 @@ def fill(target: Target, index: Index, console: Console, choice: argparse.Namesp
         return
     if not choice.catalogues:
         console.note("there are no usable manifests; names come from the catalogues of packs, as they were then")
-    CatalogueTree(target, index, console, wanted).fill(all_versions=choice.all_versions)
+    CatalogueTree(target, keys, index, console, wanted).fill(all_versions=choice.all_versions)
 
 
 # -- the command line --------------------------------------------------------------------------------------------
@@ -1560,8 +1725,21 @@ def arguments() -> argparse.ArgumentParser:
     add("--catalogues", action="store_true", help="names as files were packed, even where there are manifests")
     add("--all-versions", action="store_true", help="from catalogues: older versions too, as NAME.~vN~")
     add("--owner", action="store_true", help="set owner and group, and all mode bits (root)")
-    add("--key", metavar="FILE", help="reserved for encrypted targets")
+    add("--key", metavar="FILE", help="a file with the recovery key, or the key file, of an encrypted archive")
     return parser
+
+
+def keys_for(target: Target, file: str | None) -> Keys | None:
+    """The keys of an encrypted archive; None for one that is not. Raises Refused, Usage."""
+    if not keyrings(target):
+        return None
+    if not file:
+        raise Refused("this archive is encrypted; name a file with its recovery key with --key")
+    try:
+        with open(file, "rb") as stream:
+            return Keys(target, stream.read(4096))
+    except OSError as problem:
+        raise Usage(f"{file} cannot be read: {problem.strerror}") from problem
 
 
 def run(choice: argparse.Namespace, console: Console) -> None:
@@ -1570,24 +1748,21 @@ def run(choice: argparse.Namespace, console: Console) -> None:
         raise Usage("say where to extract to, or --list")
     if choice.owner and os.geteuid() != 0:
         raise Usage("--owner needs root")
-    if choice.key:
-        console.note(
-            "--key is for encrypted targets, which this version cannot read; whatever else is there needs none"
-        )
     target = open_target(choice.target)
+    keys = keys_for(target, choice.key)
     with tempfile.TemporaryDirectory(prefix="vna-extract-") as scratch, contextlib.ExitStack() as stack:
         index = Index(os.path.join(scratch, "index"))
         stack.callback(index.db.close)
         if choice.list:
-            fill(target, index, console, choice)
+            fill(target, keys, index, console, choice)
             list_items(index, console, as_json=choice.json)
             return
         out = Out(choice.out, owner=choice.owner)
         stack.callback(out.close)
         if not choice.resume and not out.is_empty():
             raise Usage(f"{choice.out} is not empty; name another directory, or go on with --resume")
-        fill(target, index, console, choice)
-        Extraction(target, index, out, console, resume=choice.resume).run()
+        fill(target, keys, index, console, choice)
+        Extraction(target, keys, index, out, console, resume=choice.resume).run()
         os.sync()
         if out.xattrs_left_out:
             console.note(f"{out.xattrs_left_out} extended attributes could not be set here; --list --json has them")

@@ -34,6 +34,7 @@ class Repositories:
         acknowledgement: Acknowledgement = Acknowledgement.DURABLE,
         copies_min: int = 1,
         retention_class: int = 0,
+        encrypted: bool = False,
         mode: int = 0o755,
         uid: int = 0,
         gid: int = 0,
@@ -43,7 +44,9 @@ class Repositories:
         raw = name.encode("utf-8", "surrogateescape")
         check_name(raw)
         inode, cookie, now = core.new_inode(), core.new_cookie(), core.clock.now()
-        repository = Repository(RepositoryId(inode), name, acknowledgement, copies_min, retention_class)
+        repository = Repository(
+            RepositoryId(inode), name, acknowledgement, copies_min, retention_class, encrypted=encrypted
+        )
         _check_rules(repository)
         with core.change() as change:
             root = change.row(ROOT)
@@ -63,10 +66,13 @@ class Repositories:
         return repository
 
     def set(self, repository: Repository) -> Repository:
-        """Replace the rules of the repository with that id; its name stays. Raises NotFound, InvalidArgument."""
+        """Replace the rules of the repository with that id; its name stays, and whether it is encrypted.
+
+        Raises NotFound, InvalidArgument.
+        """
         core = self._core
         known = self.get(repository.id)
-        repository = dataclasses.replace(repository, name=known.name)
+        repository = dataclasses.replace(repository, name=known.name, encrypted=known.encrypted)
         _check_rules(repository)
         with core.change() as change:
             repositories.put(change.tx, repository)

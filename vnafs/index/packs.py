@@ -7,15 +7,20 @@ import struct
 from collections.abc import Iterator
 
 from vnafs.domain.clock import Instant
+from vnafs.domain.envelopes import Envelope, KeyId
 from vnafs.domain.errors import FormatUnknown
 from vnafs.domain.events import Event, EventKind
 from vnafs.domain.ids import ContentNumber, Inode, PackId, PackNumber, PieceNumber, RepositoryId, Sha256, Version
 from vnafs.index import condemned, counts, feeds, keys
 from vnafs.index.engine import Reader, Transaction, prefix_stop
 
-_RECORDS = {1: struct.Struct(">B16s32sQQIQQI?"), 2: struct.Struct(">B16s32sQQIQQI?QI")}
-"""The second version says which pieces' numbers are the pack's own."""
-_VERSION = 2
+_RECORDS = {
+    1: struct.Struct(">B16s32sQQIQQI?"),
+    2: struct.Struct(">B16s32sQQIQQI?QI"),
+    3: struct.Struct(">B16s32sQQIQQI?QI16sB"),
+}
+"""The second version says which pieces' numbers are the pack's own; the third one, of encrypted packs, has the key."""
+_PLAIN, _ENCRYPTED = 2, 3
 _NUMBER = struct.Struct(">Q")
 
 
@@ -39,6 +44,8 @@ class Pack:
     pieces_first: PieceNumber = PieceNumber(0)
     pieces_count: int = 0
     """0 also where it is not known."""
+    envelope: Envelope | None = None
+    """Of an encrypted pack, as its header has it, so that reading a piece needs no header."""
 
 
 def put(tx: Transaction, pack: Pack) -> None:
@@ -52,24 +59,7 @@ def put(tx: Transaction, pack: Pack) -> None:
     if was_local != pack.local:
         sign = 1 if pack.local else -1
         counts.add(tx, counts.LOCAL, sign, sign * pack.size_bytes)
-    tx.put(
-        keys.pack(pack.number),
-        _RECORDS[_VERSION].pack(
-            _VERSION,
-            pack.id,
-            pack.sha256,
-            pack.size_bytes,
-            pack.repository,
-            pack.retention_class,
-            pack.closed,
-            pack.contents_first,
-            pack.contents_count,
-            pack.local,
-            pack.pieces_first,
-            pack.pieces_count,
-        )
-        + b"".join(_NUMBER.pack(number) for number in pack.leans_on),
-    )
+    tx.put(keys.pack(pack.number), _encode(pack))
     tx.put(keys.pack_id(pack.id), _NUMBER.pack(pack.number))
 
 
@@ -90,13 +80,39 @@ def get(reader: Reader, number: PackNumber) -> Pack | None:
     return None if row is None else _decode(number, row)
 
 
+def _encode(pack: Pack) -> bytes:
+    version = _ENCRYPTED if pack.envelope else _PLAIN
+    sealed = (pack.envelope.key, len(pack.envelope.wrapped)) if pack.envelope else ()
+    head = _RECORDS[version].pack(
+        version,
+        pack.id,
+        pack.sha256,
+        pack.size_bytes,
+        pack.repository,
+        pack.retention_class,
+        pack.closed,
+        pack.contents_first,
+        pack.contents_count,
+        pack.local,
+        pack.pieces_first,
+        pack.pieces_count,
+        *sealed,
+    )
+    wrapped = pack.envelope.wrapped if pack.envelope else b""
+    return head + wrapped + b"".join(_NUMBER.pack(number) for number in pack.leans_on)
+
+
 def _decode(number: PackNumber, row: bytes) -> Pack:
     layout = _RECORDS.get(row[0])
     if layout is None:
-        raise FormatUnknown(what="a pack record", found=row[0], known=_VERSION)
-    _, identity, sha256, size, repository, retention, closed, first, count, local, *own = layout.unpack_from(row)
-    leans_on = tuple(PackNumber(n) for (n,) in _NUMBER.iter_unpack(row[layout.size :]))
-    pieces_first, pieces_count = own or (0, 0)
+        raise FormatUnknown(what="a pack record", found=row[0], known=_ENCRYPTED)
+    _, identity, sha256, size, repository, retention, closed, first, count, local, *more = layout.unpack_from(row)
+    rest, envelope = row[layout.size :], None
+    if row[0] == _ENCRYPTED:
+        key, wrapped_bytes = more[2:]
+        envelope, rest = Envelope(KeyId(key), bytes(rest[:wrapped_bytes])), rest[wrapped_bytes:]
+    leans_on = tuple(PackNumber(n) for (n,) in _NUMBER.iter_unpack(rest))
+    pieces_first, pieces_count = more[:2] or (0, 0)
     return Pack(
         number,
         PackId(identity),
@@ -111,6 +127,7 @@ def _decode(number: PackNumber, row: bytes) -> Pack:
         leans_on,
         PieceNumber(pieces_first),
         pieces_count,
+        envelope,
     )
 
 

@@ -25,6 +25,7 @@ def put(tx: Transaction, repository: Repository) -> None:
         "acknowledgement": repository.acknowledgement.value,
         "copies_min": repository.copies_min,
         "retention_class": repository.retention_class,
+        "encrypted": repository.encrypted,
     }
     tx.put(keys.repository(repository.id), bytes([_RECORD_VERSION]) + json.dumps(body).encode())
 
@@ -56,4 +57,5 @@ def _decode(number: RepositoryId, record: bytes) -> Repository:
         Acknowledgement(body["acknowledgement"]),
         body["copies_min"],
         body["retention_class"],
+        encrypted=bool(body.get("encrypted", False)),
     )

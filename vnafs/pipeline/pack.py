@@ -14,8 +14,10 @@ import threading
 from collections.abc import Callable, Iterable, Iterator
 
 from vnafs.content import codecs, packfile, splitters
+from vnafs.content.crypt import Cipher
 from vnafs.domain.clock import Clock
-from vnafs.domain.errors import NoSpace, StorageFailed
+from vnafs.domain.envelopes import Envelope
+from vnafs.domain.errors import KeyMissing, NoSpace, StorageFailed
 from vnafs.domain.faults import Faults
 from vnafs.domain.files import Seal
 from vnafs.domain.ids import PackId, PackNumber, RepositoryId, Sha256, new_pack_id
@@ -24,6 +26,7 @@ from vnafs.domain.repositories import Repository
 from vnafs.index import condemned, contents, packs, pieces
 from vnafs.index.engine import Engine
 from vnafs.pipeline.domains import Domain, File, FilledPack, Pending
+from vnafs.pipeline.keys import Keys
 from vnafs.pipeline.record import Recorder
 from vnafs.pipeline.seal import WINDOW_BYTES, Reading
 
@@ -43,7 +46,8 @@ class PackerSettings:
 class Packer:
     """Takes sealed bytes from many threads.
 
-    *wait_for_room* returns when there may be more packs; asked in the middle of large files only.
+    *keys* encrypt the packs of encrypted repositories; *wait_for_room* returns when there may be more packs, asked in
+    the middle of large files only.
     """
 
     def __init__(
@@ -51,6 +55,7 @@ class Packer:
         store: Engine,
         recorder: Recorder,
         settings: PackerSettings,
+        keys: Keys | None,
         *,
         wait_for_room: Callable[[], None],
         clock: Clock,
@@ -59,6 +64,7 @@ class Packer:
         self._store = store
         self._recorder = recorder
         self._settings = settings
+        self._keys = keys
         self._wait_for_room = wait_for_room
         self._clock = clock
         self._faults = faults
@@ -262,16 +268,27 @@ class Packer:
                 number = PackNumber(self._pack_next)
                 self._pack_next += 1
             identity = new_pack_id()
+            envelope, cipher = self._encryption(domain.repository, identity)
             header = packfile.PackHeader(
                 pack=identity,
                 archive=self._settings.archive_id,
                 repository=domain.repository.id,
                 retention_class=domain.repository.retention_class,
                 created=self._clock.now(),
+                envelope=envelope,
             )
-            writer = packfile.PackWriter(self._recorder.path(identity), header, repository_name=domain.repository.name)
+            writer = packfile.PackWriter(
+                self._recorder.path(identity), header, repository_name=domain.repository.name, cipher=cipher
+            )
             domain.open = FilledPack(number, writer, self._clock.monotonic())
         return domain.open
+
+    def _encryption(self, repository: Repository, pack: PackId) -> tuple[Envelope | None, Cipher | None]:
+        if not repository.encrypted:
+            return None, None
+        if self._keys is None:
+            raise KeyMissing(what=f"Repository {repository.id}", why="this archive has no keyring")
+        return self._keys.new_pack(repository.id, pack)
 
     def _detach(self, domain: Domain) -> FilledPack | None:
         """Take the open pack away from the workers; it stays visible as closing. Needs the domain's lock."""

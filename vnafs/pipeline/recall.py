@@ -20,15 +20,16 @@ import time
 from collections.abc import Callable, Iterator
 
 from vnafs.content import packfile
-from vnafs.content.recipe import decode_recipe
+from vnafs.content.crypt import Cipher
 from vnafs.domain.clock import Clock
-from vnafs.domain.errors import Damaged, NoSpace, RecallFailed, TargetError, VnaError
+from vnafs.domain.errors import Damaged, KeyMissing, NoSpace, RecallFailed, TargetError, VnaError
 from vnafs.domain.faults import Faults
 from vnafs.domain.ids import Inode, PackId, RepositoryId, Sha256, Span, Version
 from vnafs.domain.recipes import EMPTY, PIECE_BYTES_MAX, PieceRef, Recipe
 from vnafs.index import contents, packs
 from vnafs.index.engine import Engine
 from vnafs.local.spool import local_error
+from vnafs.pipeline.keys import Keys
 from vnafs.pipeline.shelf import Shelf
 
 log = logging.getLogger(__name__)
@@ -38,6 +39,8 @@ AHEAD_MAX = 64
 RANGES_MAX = 64
 """Large files that are read by range at once; the longest unused is forgotten."""
 RECIPES_MAX = 256
+CIPHERS_MAX = 1024
+"""Of packs that were read last: unwrapping a data key takes as long as decrypting 100 KB."""
 AHEAD_AT_ONCE_MAX = 4
 HEAVY_BYTES = 8 * 1024 * 1024
 """A file that needs more of a pack than this waits for the whole pack instead of asking for its part."""
@@ -71,11 +74,12 @@ class Recaller:
     *taking_room* makes room on the local disk and takes it while bytes are brought; it raises NoSpace.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - parts and exits, each named where it is wired
         self,
         store: Engine,
         shelf: Shelf,
         folder: str,
+        keys: Keys | None,
         *,
         taking_room: Callable[[int], contextlib.AbstractContextManager[None]],
         parts_bytes_max: int,
@@ -86,6 +90,8 @@ class Recaller:
         self._store = store
         self._shelf = shelf
         self._folder = folder
+        self._keys = keys
+        self._ciphers: collections.OrderedDict[PackId, Cipher] = collections.OrderedDict()
         self._taking_room = taking_room
         self._parts_bytes_max = parts_bytes_max
         self._parts_bytes = 0
@@ -233,13 +239,14 @@ class Recaller:
 
     def _decoded(self, pack: packs.Pack, ref: PieceRef, stored: bytes | memoryview) -> bytes:
         """The raw bytes of a piece, from any other copy if these are wrong."""
+        cipher = self._cipher(pack)
         try:
-            return packfile.open_piece(ref, stored)
+            return packfile.open_piece(ref, stored, cipher)
         except Damaged:
             log.error("recall.damaged_piece", extra={"pack": ref.pack.hex(), "offset": ref.offset})  # noqa: TRY400 - the next copy decides
         for read in self._shelf.others(pack):
             try:
-                return packfile.open_piece(ref, read(Span(ref.offset, ref.stored_bytes)))
+                return packfile.open_piece(ref, read(Span(ref.offset, ref.stored_bytes)), cipher)
             except (TargetError, Damaged):
                 log.warning("recall.copy_failed", extra={"pack": ref.pack.hex()})
         raise Damaged(what=f"a piece in pack {ref.pack.hex()}")
@@ -251,6 +258,24 @@ class Recaller:
         if pack is None:
             raise RecallFailed(what=f"pack {identity.hex()}", why="the store does not know it")
         return pack
+
+    def _cipher(self, pack: packs.Pack) -> Cipher | None:
+        """Raises KeyMissing, Damaged."""
+        if pack.envelope is None:
+            return None
+        with self._lock:
+            known = self._ciphers.get(pack.id)
+            if known is not None:
+                self._ciphers.move_to_end(pack.id)
+                return known
+        if self._keys is None:
+            raise KeyMissing(what=f"Pack {pack.id.hex()}", why="this archive has no keyring")
+        cipher = self._keys.cipher(pack.envelope, pack.id)
+        with self._lock:
+            self._ciphers[pack.id] = cipher
+            while len(self._ciphers) > CIPHERS_MAX:
+                self._ciphers.popitem(last=False)
+        return cipher
 
     def _fetch_behind(self, pack: packs.Pack) -> None:
         if self._shelf.may_fetch(pack):
@@ -280,8 +305,10 @@ class Recaller:
         return recipe
 
     def _read_recipe(self, home: packs.Pack, content: contents.Content) -> Recipe:
+        cipher = self._cipher(home)
+
         def matches(data: bytes) -> Recipe:
-            recipe = decode_recipe(data, home.id)
+            recipe = packfile.open_recipe(content.recipe, data, home.id, cipher)
             if recipe.sha256 != content.sha256 or recipe.size_bytes != content.size_bytes:
                 raise Damaged(what=f"a recipe in pack {home.id.hex()}")
             return recipe

@@ -267,6 +267,7 @@ class Recorder:
                 leans_on=tuple(leans_on),
                 pieces_first=PieceNumber(self._piece_next),
                 pieces_count=len(pack.pieces),
+                envelope=pack.writer.header.envelope,
             ),
         )
         with domain.lock:

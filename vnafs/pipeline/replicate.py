@@ -65,8 +65,9 @@ class Health:
 class Replicator:
     """All transfers to one target.
 
-    *verified* is told of each pack whose copy was just recorded, *lost* that a copy counts no more; *doubt* is asked
-    about a pack that did not get there and says whether it was given up.
+    *prepare* brings what a target needs before its first pack; *verified* is told of each pack whose copy was just
+    recorded, *lost* that a copy counts no more; *doubt* is asked about a pack that did not get there and says whether
+    it was given up.
     """
 
     def __init__(  # noqa: PLR0913 - a stage's parts and exits, each named where it is wired
@@ -77,6 +78,7 @@ class Replicator:
         shelf: Shelf,
         *,
         transfers_max: int,
+        prepare: Callable[[Target, Capabilities], None],
         clock: Clock,
         faults: Faults,
         verified: Callable[[PackNumber], None],
@@ -91,6 +93,7 @@ class Replicator:
         self._shelf = shelf
         self._clock = clock
         self._faults = faults
+        self._prepare = prepare
         self._verified = verified
         self._lost = lost
         self._doubt = doubt
@@ -249,6 +252,7 @@ class Replicator:
         number = pack.number
         capabilities = self.capabilities()
         name = pack_object_name(pack.id)
+        self._prepare(self.target, capabilities)
         self._faults.reach("replicate.started")
         try:
             with self._shelf.body(pack, besides=self.number) as body:

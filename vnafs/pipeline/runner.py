@@ -18,7 +18,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from vnafs.content import packfile
 from vnafs.domain.clock import NANOSECONDS, Clock, Instant
-from vnafs.domain.copies import Copy
+from vnafs.domain.copies import Capabilities, Copy
 from vnafs.domain.errors import NoSpace, NotFound, VnaError
 from vnafs.domain.faults import Faults
 from vnafs.domain.files import Candidate, FileFacts, FileState, Proposal, Verdict
@@ -34,6 +34,7 @@ from vnafs.pipeline.evict import Evictor, Watermarks, watermarks
 from vnafs.pipeline.fleet import Fleet
 from vnafs.pipeline.flights import Flights
 from vnafs.pipeline.held import copies_of_content
+from vnafs.pipeline.keys import Keys
 from vnafs.pipeline.look import Lookout
 from vnafs.pipeline.namespace import Described, Namespace
 from vnafs.pipeline.pack import Packer, PackerSettings
@@ -50,6 +51,7 @@ from vnafs.pipeline.shelf import Shelf
 from vnafs.pipeline.tree import Tree
 from vnafs.pipeline.uses import Uses
 from vnafs.pipeline.waiting import WaitingPacks
+from vnafs.targets.port import Target
 
 log = logging.getLogger(__name__)
 
@@ -66,13 +68,14 @@ STOP_SECONDS_MAX = 7.0
 class Tiering:
     """Everything that happens behind the tree."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - parts and exits, each named where it is wired
         self,
         store: Engine,
         namespace: Namespace,
         tree: Tree,
         local_path: Callable[[Inode, Version], str],
         settings: TieringSettings,
+        keys: Keys | None = None,
         *,
         clock: Clock,
         faults: Faults,
@@ -83,6 +86,7 @@ class Tiering:
         self._tree = tree
         self._local_path = local_path
         self._settings = settings
+        self.keys = keys
         self._clock = clock
         self._faults = faults
         self._fatal = fatal
@@ -108,6 +112,7 @@ class Tiering:
             store,
             self.shelf,
             settings.staging_folder,
+            keys,
             taking_room=self.room.taking,
             parts_bytes_max=settings.recall_parts_bytes_max,
             clock=clock,
@@ -149,6 +154,7 @@ class Tiering:
                 settings.compression_level,
                 settings.archive_id,
             ),
+            keys,
             wait_for_room=self._waiting.wait_for_room,
             clock=clock,
             faults=faults,
@@ -265,6 +271,7 @@ class Tiering:
             self._store,
             self.shelf,
             transfers_max=destination.transfers_max,
+            prepare=self._bring_keys,
             clock=self._clock,
             faults=self._faults,
             verified=self._verified,
@@ -272,6 +279,10 @@ class Tiering:
             doubt=self._condemner.doubt,
             fatal=self._fatal,
         )
+
+    def _bring_keys(self, target: Target, capabilities: Capabilities) -> None:
+        if self.keys is not None:
+            self.keys.bring(target, capabilities)
 
     def _begin(self, replicator: Replicator) -> None:
         if self._started and not self.suspended:

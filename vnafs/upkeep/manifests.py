@@ -19,6 +19,7 @@ from vnafs.domain.faults import Faults
 from vnafs.domain.ids import ObjectName, TargetName
 from vnafs.index import meta
 from vnafs.index.engine import Engine
+from vnafs.pipeline.keys import Keys
 from vnafs.targets.port import Target
 from vnafs.upkeep.ledger import Ledger, Sent
 from vnafs.upkeep.record import Record
@@ -76,10 +77,12 @@ class Manifests:
         places: Callable[[], Collection[Place]],
         superseded: Callable[[str], None],
         seconds_max: float,
+        keys: Keys | None = None,
         clock: Clock,
         faults: Faults,
         fatal: Callable[[BaseException], None],
     ) -> None:
+        self._keys = keys
         self.ledger = Ledger(folder, store)
         self._record = Record(
             self.ledger,
@@ -89,6 +92,7 @@ class Manifests:
             fold=fold,
             configuration=configuration,
             kept=self._is_kept,
+            keys=keys,
             clock=clock,
             faults=faults,
         )
@@ -224,6 +228,7 @@ class Manifests:
                     rotten=self._write_again,
                     epoch=self._epoch,
                     go_on_after=self._go_on_after,
+                    keys=self._keys,
                     fatal=self._fatal,
                 )
             if self._started:

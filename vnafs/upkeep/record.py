@@ -24,6 +24,7 @@ from vnafs.domain.events import Event
 from vnafs.domain.faults import Faults
 from vnafs.index import feeds, meta
 from vnafs.index.engine import Engine, Reader
+from vnafs.pipeline.keys import Keys
 from vnafs.upkeep import changes
 from vnafs.upkeep.ledger import Ledger, Position, digest_of, set_position
 
@@ -54,7 +55,7 @@ class Record:
     """See the module.
 
     *fold* is the tree's barrier, *configuration* the text of the archive's file; *kept* says whether a target has the
-    snapshot of that number, or there is none to have it.
+    snapshot of that number, or there is none to have it; *keys* are those of an encrypted archive.
     """
 
     def __init__(  # noqa: PLR0913 - parts and exits, each named where it is wired
@@ -67,10 +68,12 @@ class Record:
         fold: Callable[[], None],
         configuration: Callable[[], str],
         kept: Callable[[int], bool],
+        keys: Keys | None = None,
         clock: Clock,
         faults: Faults,
     ) -> None:
         self._kept = kept
+        self._keys = keys
         self._ledger = ledger
         self._store = store
         self._namespace = namespace
@@ -79,6 +82,9 @@ class Record:
         self._configuration = configuration
         self._clock = clock
         self._faults = faults
+
+    def _secrets(self) -> manifest.Keys | None:
+        return None if self._keys is None else self._keys.manifests()
 
     def step(self) -> bool:
         """Record what changed; a snapshot too when one is due. Whether anything was written.
@@ -148,7 +154,7 @@ class Record:
     def _segment(self, now: Position, rows: Iterable[Row], *, epoch: int, more: bool) -> Position:
         number = now.number + 1
         header = Header(Kind.SEGMENT, self._archive, epoch, number, self._clock.now(), now.digest, more)
-        data = manifest.encode(header, rows)
+        data = manifest.encode(header, rows, self._secrets())
         self._ledger.write(manifest.segment_name(number), data)
         self._faults.reach("manifest.written")
         now = dataclasses.replace(now, number=number, digest=digest_of(data), since_bytes=now.since_bytes + len(data))
@@ -188,7 +194,7 @@ class Record:
             epoch = meta.get_int(namespace, meta.EPOCH) or 0
         header = Header(Kind.SNAPSHOT, self._archive, epoch, until.number, self._clock.now(), until.digest)
         about = Row(Operation.PUT, ABOUT + b"from", b"%d" % began.number)
-        data = manifest.encode(header, [about, *map(manifest.run_row, runs)])
+        data = manifest.encode(header, [about, *map(manifest.run_row, runs)], self._secrets())
         name = manifest.snapshot_name(until.number)
         self._ledger.write(name, data)
         size_bytes = len(data) + sum(run.size_bytes for run in runs)
@@ -233,7 +239,7 @@ class Record:
     def _runs(self, which: bytes, engine: Engine) -> Iterator[Run]:
         header = Header(Kind.RUN, self._archive)
         for rows in _runs_of(self._read(which, engine)):
-            data = manifest.encode(header, rows)
+            data = manifest.encode(header, rows, self._secrets())
             sha256 = digest_of(data)
             if not self._ledger.has(manifest.run_name(sha256)):
                 self._ledger.write(manifest.run_name(sha256), data)

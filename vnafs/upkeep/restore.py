@@ -18,11 +18,12 @@ import stat
 import string
 from collections.abc import Callable, Iterator, Mapping
 
-from vnafs.content import manifest
+from vnafs.content import keyring, manifest
+from vnafs.content.keyring import Unlocked
 from vnafs.content.manifest import ABOUT, NAMESPACE, STORE, Header, Kind, Operation, Row, Run
 from vnafs.domain.clock import Clock
 from vnafs.domain.copies import CopyState
-from vnafs.domain.errors import Damaged, FormatUnknown, NotFound, ObjectMissing
+from vnafs.domain.errors import Damaged, FormatUnknown, KeyMissing, NotFound, ObjectMissing
 from vnafs.domain.files import FileState, Fingerprint, Seal
 from vnafs.domain.ids import ROOT, ContentNumber, Inode, ObjectName, PackNumber, Sha256, TargetName, pack_object_name
 from vnafs.domain.recipes import EMPTY
@@ -57,6 +58,9 @@ TARGET_NUMBER = 1
 """Of the target restored from, the only one at first."""
 UNKNOWN = Sha256(bytes(32))
 """Stands for the bytes of a file that was never sealed: no content has it."""
+
+UNUSABLE = (Damaged, FormatUnknown, KeyMissing, ObjectMissing)
+"""What keeps one object from being used, and not the others."""
 
 CONFIGURATION = ABOUT + b"configuration"
 
@@ -103,8 +107,17 @@ class Plan:
 class Source:
     """The manifests on one target, looked at with distrust."""
 
-    def __init__(self, target: Target) -> None:
+    def __init__(self, target: Target, secrets: manifest.Keys | None) -> None:
         self._target = target
+        self._secrets = secrets
+
+    def read(self, name: ObjectName) -> tuple[Header, Iterator[Row]]:
+        """What an object says. Raises as `get` and `decode` do."""
+        return self.decode(self.get(name))
+
+    def decode(self, data: bytes) -> tuple[Header, Iterator[Row]]:
+        """See manifest.decode."""
+        return manifest.decode(data, self._secrets)
 
     def get(self, name: ObjectName) -> bytes:
         """A whole object. Raises ObjectMissing, Damaged, TargetUnavailable, TargetRefused."""
@@ -129,7 +142,7 @@ class Source:
                 continue
             try:
                 plan = self._plan_from(number, there, archive)
-            except (Damaged, FormatUnknown, ObjectMissing) as problem:
+            except UNUSABLE as problem:
                 problems.append(f"snapshot {number} cannot be used: {problem}")
                 continue
             if plan is not None:
@@ -149,7 +162,7 @@ class Source:
                 yield number
 
     def _plan_from(self, number: int, there: set[int], archive: bytes | None) -> Plan | None:
-        header, rows = manifest.decode(self.get(manifest.snapshot_name(number)))
+        header, rows = self.read(manifest.snapshot_name(number))
         if header.kind is not Kind.SNAPSHOT or header.number != number or archive not in {None, header.archive}:
             raise Damaged(what=f"snapshot {number}")
         begin, runs = number, []
@@ -184,12 +197,19 @@ class Source:
     def _segment(self, number: int, archive: bytes) -> tuple[bytes, Header] | None:
         try:
             data = self.get(manifest.segment_name(number))
-            header, _ = manifest.decode(data)
-        except (Damaged, FormatUnknown, ObjectMissing) as problem:
+            header, _ = self.decode(data)
+        except UNUSABLE as problem:
             log.warning("restore.segment", extra={"number": number, "why": str(problem)})
             return None
         usable = header.kind is Kind.SEGMENT and header.number == number and header.archive == archive
         return (data, header) if usable else None
+
+
+def secrets_of(unlocked: Unlocked) -> manifest.Keys:
+    """What reads the manifests of an archive whose keyring is open."""
+    known = unlocked.every()
+    latest = [key.id for key in unlocked.keyring.keys if key.repository == keyring.MANIFESTS][-1]
+    return manifest.Keys(known[latest], known)
 
 
 def rebuild(
@@ -201,12 +221,13 @@ def rebuild(
     name: Callable[[str], TargetName],
     clock: Clock,
     progress: Progress,
+    secrets: manifest.Keys | None = None,
 ) -> Report:
     """Fill two empty environments; *name* says what the target is called, given the archive's configuration.
 
-    Raises NotFound, and what the target raises.
+    *secrets* are the keys of an encrypted archive. Raises NotFound, and what the target raises.
     """
-    report = load(target, {NAMESPACE: namespace, STORE: store}, progress)
+    report = load(target, {NAMESPACE: namespace, STORE: store}, progress, secrets)
     there = _packs_there(target, progress)
     _settle_store(
         store, there, report, targets.TargetRow(TARGET_NUMBER, name(report.configuration), url), clock, progress
@@ -226,16 +247,16 @@ def rebuild(
     return report
 
 
-def configuration(target: Target) -> str:
+def configuration(target: Target, secrets: manifest.Keys | None = None) -> str:
     """The archive's configuration as it was recorded last, found without loading anything; empty where there is none.
 
     Raises NotFound, and what the target raises.
     """
-    source = Source(target)
+    source = Source(target, secrets)
     plan = source.plan()
     for number in reversed(plan.segments):
-        with contextlib.suppress(Damaged, FormatUnknown, ObjectMissing):
-            _, rows = manifest.decode(source.get(manifest.segment_name(number)))
+        with contextlib.suppress(*UNUSABLE):
+            _, rows = source.read(manifest.segment_name(number))
             for row in rows:
                 if row.operation is Operation.PUT and row.key == CONFIGURATION:
                     return _text(row.value)
@@ -246,9 +267,11 @@ def _text(value: bytes) -> str:
     return value.decode(errors="replace")
 
 
-def load(target: Target, engines: Mapping[bytes, Engine], progress: Progress) -> Report:
+def load(
+    target: Target, engines: Mapping[bytes, Engine], progress: Progress, secrets: manifest.Keys | None = None
+) -> Report:
     """Bring what the manifests carry into *engines*, by map. Raises NotFound, and what the target raises."""
-    source = Source(target)
+    source = Source(target, secrets)
     problems: list[str] = []
     below: int | None = None
     while True:
@@ -262,7 +285,7 @@ def load(target: Target, engines: Mapping[bytes, Engine], progress: Progress) ->
         problems += [problem for problem in plan.problems if problem not in problems]
         try:
             return _load_plan(source, plan, engines, problems, progress)
-        except (Damaged, FormatUnknown, ObjectMissing) as problem:
+        except UNUSABLE as problem:
             log.warning("restore.snapshot", extra={"number": plan.header.number, "why": str(problem)})
             problems.append(f"snapshot {plan.header.number} cannot be used: {problem}")
             below = plan.header.number
@@ -294,12 +317,12 @@ def _load_plan(
         data = source.get(manifest.run_name(run.sha256))
         if digest_of(data) != run.sha256:
             raise Damaged(what=f"{manifest.run_name(run.sha256)}")
-        _, rows = manifest.decode(data)
+        _, rows = source.decode(data)
         _apply(engines, rows, report, fresh=True)
         done += run.rows
         progress("loading the snapshot", done, total)
     for count, number in enumerate(plan.segments, 1):
-        header, rows = manifest.decode(source.get(manifest.segment_name(number)))
+        header, rows = source.read(manifest.segment_name(number))
         _apply(engines, rows, report, fresh=False)
         report.recorded_ns = header.created
         progress("replaying segments", count, len(plan.segments))

@@ -17,10 +17,11 @@ from vnafs.content import manifest
 from vnafs.content.manifest import Header, Kind, Operation
 from vnafs.domain.clock import Clock
 from vnafs.domain.copies import Capabilities
-from vnafs.domain.errors import Damaged, FormatUnknown, ObjectExists, ObjectMissing, Superseded, VnaError
+from vnafs.domain.errors import Damaged, FormatUnknown, KeyMissing, ObjectExists, ObjectMissing, Superseded, VnaError
 from vnafs.domain.faults import Faults
 from vnafs.domain.ids import ObjectName, Sha256, Span, TargetName
 from vnafs.index.engine import Engine
+from vnafs.pipeline.keys import Keys
 from vnafs.targets.body import BytesBody
 from vnafs.targets.port import Target
 from vnafs.targets.verifying import verify
@@ -39,7 +40,8 @@ class Send:
     """See the module.
 
     *rival* is told why, once; *rotten* of a local object that is not what was written. *epoch* is the archive's, and
-    *go_on_after* is told of a number that an earlier life of the archive used up on this target.
+    *go_on_after* is told of a number that an earlier life of the archive used up on this target. *keys* are those of
+    an encrypted archive.
     """
 
     def __init__(  # noqa: PLR0913 - what it sends, where, and whom it tells, each named where it is wired
@@ -57,6 +59,7 @@ class Send:
         rotten: Callable[[ObjectName], None],
         epoch: Callable[[], int],
         go_on_after: Callable[[int], None],
+        keys: Keys | None = None,
         fatal: Callable[[BaseException], None],
     ) -> None:
         self.number = number
@@ -73,6 +76,7 @@ class Send:
         self._rotten = rotten
         self._epoch = epoch
         self._go_on_after = go_on_after
+        self._keys = keys
         self._fatal = fatal
         self._snapshot: int | None = None
         self._runs: list[Sha256] = []
@@ -216,7 +220,7 @@ class Send:
             return False  # a snapshot will come that makes it needless
         # The target was away for so long that these are gone; the snapshot says it all. An index from before must
         # find its next number taken all the same.
-        filler = manifest.encode(Header(Kind.SEGMENT, self._archive, number=number), ())
+        filler = manifest.encode(Header(Kind.SEGMENT, self._archive, number=number), (), self._secrets())
         self._put_bytes(name, filler)
         self._note(dataclasses.replace(there, number=now.snapshot_from))
         return True
@@ -225,7 +229,7 @@ class Send:
         """Its next run, and itself after the last."""
         name = manifest.snapshot_name(number)
         if self._snapshot != number:
-            _, rows = manifest.decode(self._read(name))
+            _, rows = manifest.decode(self._read(name), self._secrets())
             self._runs = [manifest.run_of(row).sha256 for row in rows if row.operation is Operation.RUN]
             self._snapshot = number
         if self._runs:
@@ -243,7 +247,7 @@ class Send:
     def _read(self, name: ObjectName, digest: Sha256 | None = None) -> bytes:
         """An object of the ledger, if it is what was written."""
         data = self._ledger.read(name)
-        if not _is_whole(data, digest):
+        if not self._is_whole(data, digest):
             # it would be sent as it is, and be of no use there: all there is is written down again instead
             self._ledger.remove(name)
             self._rotten(name)
@@ -253,6 +257,8 @@ class Send:
     def _put_bytes(self, name: ObjectName, data: bytes) -> None:
         body = BytesBody(data)
         capabilities = self._capabilities()
+        if self._keys is not None:
+            self._keys.bring(self.target, capabilities)
         try:
             self.target.put(name, body)
             self._faults.reach("manifest.sent")
@@ -271,13 +277,16 @@ class Send:
             if len(data) > OBJECT_BYTES_MAX:
                 raise Damaged(what=f"Object {name} on target {self.name}")
         try:
-            header, _ = manifest.decode(bytes(data))
+            header = manifest.decode_header(bytes(data))
+            if header.archive != self._archive:
+                raise Superseded(why=f"target {self.name} holds {name} of another archive, {header.archive.hex()}")
+            manifest.decode(bytes(data), self._secrets())
         except FormatUnknown as problem:
             raise Superseded(why=f"target {self.name} holds {name}, which a newer program wrote") from problem
+        except KeyMissing as problem:
+            raise Superseded(why=f"target {self.name} holds {name}, encrypted with a key of another run") from problem
         except Damaged:
             return
-        if header.archive != self._archive:
-            raise Superseded(why=f"target {self.name} holds {name} of another archive, {header.archive.hex()}")
         if header.kind is Kind.RUN or bytes(data) == ours:
             return
         written = header.created // 1_000_000_000
@@ -287,16 +296,18 @@ class Send:
             "`vna adopt` or `vna restore`"
         )
 
+    def _secrets(self) -> manifest.Keys | None:
+        return None if self._keys is None else self._keys.manifests()
+
+    def _is_whole(self, data: bytes, digest: Sha256 | None) -> bool:
+        try:
+            manifest.decode(data, self._secrets())
+        except Damaged:
+            return False
+        return digest is None or digest_of(data) == digest
+
     def _note(self, there: Sent) -> None:
         with self._store.write() as tx:
             set_sent(tx, self.number, there)
         self._store.sync(self._store.position)
         self._faults.reach("manifest.noted")
-
-
-def _is_whole(data: bytes, digest: Sha256 | None) -> bool:
-    try:
-        manifest.decode(data)
-    except Damaged:
-        return False
-    return digest is None or digest_of(data) == digest

@@ -106,7 +106,7 @@ class Life:
 
 def loaded(life, index, console):
     """The keys that are there after loading, and the number of the last segment; None when nothing could be."""
-    manifests = Manifests(life.objects, index, console)
+    manifests = Manifests(life.objects, None, index, console)
     if not manifests.load():
         assert list(index.rows(b"n")) == []
         return None
@@ -178,7 +178,7 @@ def test_an_encrypted_or_later_object_is_refused_not_passed_over(index, console,
     data[376:384] = vna_extract.xxhash.xxh3_64_intdigest(bytes(data[:376])).to_bytes(8, "little")
     life.objects[snapshot_name(1)] = bytes(data)
     with pytest.raises(Refused, match="was made with encryption 9; use a newer vna-extract"):
-        Manifests(life.objects, index, console).load()
+        Manifests(life.objects, None, index, console).load()
 
 
 def test_rows_are_put_and_removed_by_key_and_by_prefix(index):

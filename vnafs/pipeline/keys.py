@@ -1,0 +1,220 @@
+"""The keys of an encrypted archive at work: which key encrypts what, and that every target has the keyring first.
+
+A pack or a manifest object is of no use to anybody without the keyring that wraps its key, so none goes to a target
+before the newest keyring is there, verified. A keyring is only ever added to: one that a target has and this index
+does not know (its disk was reverted, or the archive was adopted) gives its keys to ours, and loses none. The file is
+on stable storage before a new key is used. Any thread.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable
+
+from vnafs.content import crypt, keyring, manifest
+from vnafs.content.crypt import Cipher, Key
+from vnafs.content.keyring import Unlocked
+from vnafs.domain.clock import Clock
+from vnafs.domain.copies import Capabilities
+from vnafs.domain.envelopes import Envelope, KeyId
+from vnafs.domain.errors import Busy, Damaged, FormatUnknown, KeyMissing, KeyWrong, ObjectExists, TargetRefused
+from vnafs.domain.faults import Faults
+from vnafs.domain.ids import ObjectName, PackId, RepositoryId, TargetName
+from vnafs.targets.body import BytesBody
+from vnafs.targets.port import Target
+from vnafs.targets.verifying import verify
+
+log = logging.getLogger(__name__)
+
+AGAIN_SECONDS = 86_400.0
+"""A keyring that rotted on a target, or was removed there, is back within a day."""
+
+
+class Keys:
+    """See the module. *save* puts a keyring on stable storage, *random* gives so many random bytes."""
+
+    def __init__(
+        self,
+        unlocked: Unlocked,
+        *,
+        save: Callable[[bytes], None],
+        random: Callable[[int], bytes],
+        clock: Clock,
+        faults: Faults,
+    ) -> None:
+        self._save = save
+        self._random = random
+        self._clock = clock
+        self._faults = faults
+        self._lock = threading.Lock()
+        self._brought: dict[TargetName, tuple[int, float]] = {}
+        """The keyring's number, and when it was last seen there."""
+        self._turns: dict[TargetName, threading.Lock] = {}
+        self._use(unlocked)
+
+    def _use(self, unlocked: Unlocked) -> None:
+        self._unlocked = unlocked
+        self._known = unlocked.every()
+        self._latest = {wrapped.repository: self._known[wrapped.id] for wrapped in unlocked.keyring.keys}
+
+    def _change(self, unlocked: Unlocked) -> None:
+        """Needs the lock."""
+        self._save(unlocked.encode())
+        self._faults.reach("keys.saved")
+        self._use(unlocked)
+        log.info("keys.changed", extra={"number": unlocked.keyring.number, "keys": len(self._known)})
+
+    @property
+    def keyring(self) -> keyring.Keyring:
+        """As it is now, for status."""
+        with self._lock:
+            return self._unlocked.keyring
+
+    def manifests(self) -> manifest.Keys:
+        """What manifest objects are written and read with."""
+        with self._lock:
+            return manifest.Keys(self._latest[keyring.MANIFESTS], self._known)
+
+    def rotate(self, repository: RepositoryId) -> Key:
+        """A new key for all that is written from now on; what is written already stays as it is, and readable."""
+        with self._lock:
+            return self._add(repository)
+
+    def renew(self, *, master: bytes, recovery: bytes) -> None:
+        """See keyring.Unlocked.renewed."""
+        with self._lock:
+            unlocked = self._unlocked
+        # stretching two secrets takes a moment, and packing goes on
+        renewed = unlocked.renewed(self._clock.now(), master=master, recovery=recovery, entropy=self._random)
+        with self._lock:
+            if self._unlocked is not unlocked:
+                raise Busy(what="The keyring", why="it changed at the same moment; try again")
+            self._change(renewed)
+
+    def _add(self, repository: RepositoryId) -> Key:
+        self._change(self._unlocked.with_key(repository, self._clock.now(), self._random))
+        return self._latest[repository]
+
+    def new_pack(self, repository: RepositoryId, pack: PackId) -> tuple[Envelope, Cipher]:
+        """What encrypts a new pack. Raises NoSpace, StorageFailed when a first key cannot be kept."""
+        with self._lock:
+            key = self._latest.get(repository) or self._add(repository)
+        return crypt.seal_pack(key, pack, self._clock.now(), self._random(crypt.KEY_BYTES))
+
+    def cipher(self, envelope: Envelope, pack: PackId) -> Cipher:
+        """What decrypts a pack. Raises KeyMissing, Damaged."""
+        return crypt.open_pack(self._key(envelope.key), envelope, pack)
+
+    def _key(self, identity: KeyId) -> Key:
+        with self._lock:
+            key = self._known.get(identity)
+        if key is None:
+            raise KeyMissing(what="A pack", why=f"no key {identity.hex()}")
+        return key
+
+    # -- on targets ------------------------------------------------------------------------------------------------
+
+    def bring(self, target: Target, capabilities: Capabilities) -> None:
+        """Have the newest keyring on *target*, verified now or in the last AGAIN_SECONDS.
+
+        Raises TargetError, Damaged, NoSpace, StorageFailed.
+        """
+        if self._is_brought(target):
+            return
+        with self._lock:
+            turn = self._turns.setdefault(target.name, threading.Lock())
+        with turn:  # not under the lock: a target may take its time, and the others go on
+            if self._is_brought(target):
+                return
+            self._gather(target)
+            with self._lock:
+                unlocked = self._unlocked
+            name, body = keyring.keyring_name(unlocked.keyring.number), BytesBody(unlocked.encode())
+            try:
+                target.put(name, body)
+                verify(target, name, body.size_bytes, body.sha256, capabilities)
+            except (ObjectExists, Damaged):
+                # one that can be read came between, and is gathered next time; else it is what became of ours
+                if self._read(target, name) is None:
+                    target.delete(name)
+                raise
+            self._faults.reach("keys.brought")
+            with self._lock:
+                self._brought[target.name] = unlocked.keyring.number, self._clock.monotonic()
+
+    def _is_brought(self, target: Target) -> bool:
+        with self._lock:
+            number, seen = self._brought.get(target.name, (0, 0.0))
+            return number == self._unlocked.keyring.number and self._clock.monotonic() - seen < AGAIN_SECONDS
+
+    def _gather(self, target: Target) -> None:
+        """Take over the keys of every keyring there, and a number past theirs if one is not ours."""
+        for name in list(target.list(keyring.KEYRINGS)):
+            number = keyring.number_in(name)
+            if number is None:
+                continue
+            theirs = self._read(target, name)
+            with self._lock:
+                ours = self._unlocked
+                if theirs is None or theirs.keyring == ours.keyring:
+                    continue
+                merged = ours.with_keys_of(theirs, self._clock.now())
+                if merged is not ours or number >= ours.keyring.number:
+                    log.warning("keys.gathered", extra={"target": target.name, "number": number})
+                    last = max(number, ours.keyring.number)
+                    self._change(merged.numbered(last + 1, self._clock.now()))
+
+    def _read(self, target: Target, name: ObjectName) -> Unlocked | None:
+        """A keyring of this archive; None for one that is damaged, or wrapped by a root key of before."""
+        data = _get(target, name)
+        with self._lock:
+            ours = self._unlocked
+        try:
+            theirs = keyring.decode(data)
+        except (Damaged, FormatUnknown) as problem:
+            log.warning("keys.unreadable", extra={"target": target.name, "object": name, "why": str(problem)})
+            return None
+        if theirs.archive != ours.keyring.archive:
+            raise TargetRefused(target=target.name, why=f"it holds {name} of another archive, {theirs.archive.hex()}")
+        try:
+            return keyring.with_root(data, ours.root)
+        except (KeyWrong, Damaged):
+            if theirs.number > ours.keyring.number:
+                raise TargetRefused(
+                    target=target.name, why=f"it holds {name}, which this archive's key does not open"
+                ) from None
+            return None
+
+
+def _get(target: Target, name: ObjectName) -> bytes:
+    data = bytearray()
+    for block in target.get(name):
+        data += block
+        if len(data) > keyring.KEYRING_BYTES_MAX:
+            raise Damaged(what=f"Object {name} on target {target.name}")
+    return bytes(data)
+
+
+def unlocked_from(target: Target, secret: bytes) -> Unlocked | None:
+    """The newest keyring on a target that *secret* opens, with the keys of all that it opens; None without any there.
+
+    Raises KeyWrong when there are keyrings and none opens, TargetError.
+    """
+    found: Unlocked | None = None
+    problem: KeyWrong | Damaged | FormatUnknown | None = None
+    numbered = ((keyring.number_in(name), name) for name in target.list(keyring.KEYRINGS))
+    for _, name in sorted(((number, name) for number, name in numbered if number is not None), reverse=True):
+        data = _get(target, name)
+        try:
+            if found is None:
+                found = keyring.unlock(data, secret)
+            else:
+                theirs = keyring.with_root(data, found.root)
+                number, created = found.keyring.number, found.keyring.created
+                found = found.with_keys_of(theirs, created).numbered(number, created)
+        except (KeyWrong, Damaged, FormatUnknown) as why:
+            problem = problem or why
+    if found is None and problem is not None:
+        raise problem
+    return found
