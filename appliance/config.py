@@ -98,6 +98,18 @@ class EncryptionSettings:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
+class DrillSettings:
+    """[drill]: the worst day rehearsed, by `vna drill` and by `vna serve`."""
+
+    period_seconds: float = 2_592_000.0
+    """`vna serve` holds a drill on each target this often (30 days); 0: only by hand."""
+    key_file: str = ""
+    """A file with the recovery key of an encrypted archive, best on a medium that is there only then."""
+    files: int = 100
+    """Drawn by lot and read back."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
 class TargetSettings:
     """One [[target]]."""
 
@@ -122,6 +134,7 @@ class Configuration:
     manifests: ManifestSettings = ManifestSettings()
     scrub: ScrubSettings = ScrubSettings()
     encryption: EncryptionSettings = EncryptionSettings()
+    drill: DrillSettings = DrillSettings()
     targets: tuple[TargetSettings, ...] = ()
 
     @property
@@ -167,7 +180,9 @@ def text(archive: str) -> str:
 def parse(document: Mapping[str, Any], *, archive: str, file: str) -> Configuration:
     """Check a parsed document as a whole. Raises ConfigurationInvalid at the first problem."""
     table = _Table(document, file, "")
-    table.only({"version", "mount", "file_system", "spool", "packs", "manifests", "scrub", "encryption", "target"})
+    table.only(
+        {"version", "mount", "file_system", "spool", "packs", "manifests", "scrub", "encryption", "drill", "target"}
+    )
     version = table.get("version", int, 1)
     if version != 1:
         table.fail("version", version, "this program knows version 1", "Use a newer vnafs")
@@ -183,6 +198,7 @@ def parse(document: Mapping[str, Any], *, archive: str, file: str) -> Configurat
         manifests=_section(table, "manifests", ManifestSettings),
         scrub=_section(table, "scrub", ScrubSettings),
         encryption=_section(table, "encryption", EncryptionSettings),
+        drill=_section(table, "drill", DrillSettings),
         targets=tuple(_targets(table)),
     )
     _check(configuration, table)
@@ -238,6 +254,7 @@ _T = TypeVar(
     ManifestSettings,
     ScrubSettings,
     EncryptionSettings,
+    DrillSettings,
     TargetSettings,
 )
 _KINDS: Mapping[str, type] = {"int": int, "float": float, "str": str, "bool": bool}
@@ -275,6 +292,15 @@ def _targets(table: _Table) -> list[TargetSettings]:
     return found
 
 
+def _check_periods(configuration: Configuration, table: _Table) -> None:
+    if (seconds := configuration.manifests.seconds_max) < 0.05:
+        table.fail("manifests.seconds_max", seconds, "is less than 0.05", "60 is a good choice")
+    if (seconds := configuration.scrub.period_seconds) < 1:
+        table.fail("scrub.period_seconds", seconds, "is less than one", "2592000 (30 days) is a good choice")
+    if 0 < (seconds := configuration.drill.period_seconds) < 3600:
+        table.fail("drill.period_seconds", seconds, "is less than an hour", "2592000 (30 days) is a good choice")
+
+
 def _check(configuration: Configuration, table: _Table) -> None:
     """What one key cannot know of another."""
     spool, packs = configuration.spool, configuration.packs
@@ -296,12 +322,7 @@ def _check(configuration: Configuration, table: _Table) -> None:
             "is less than 64 MiB",
             "2147483648 (2 GiB) is a good choice",
         )
-    if configuration.manifests.seconds_max < 0.05:
-        seconds = configuration.manifests.seconds_max
-        table.fail("manifests.seconds_max", seconds, "is less than 0.05", "60 is a good choice")
-    if configuration.scrub.period_seconds < 1:
-        seconds = configuration.scrub.period_seconds
-        table.fail("scrub.period_seconds", seconds, "is less than one", "2592000 (30 days) is a good choice")
+    _check_periods(configuration, table)
     if packs.workers < 1:
         table.fail("packs.workers", packs.workers, "is less than one", "Write the number of processors")
     for number, target in enumerate(configuration.targets):

@@ -16,9 +16,11 @@ An archive is one folder:
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 from vnafs.domain.clock import Clock
@@ -82,6 +84,19 @@ def open_to_fill(archive: str) -> tuple[LmdbEngine, LmdbEngine]:
     namespace = LmdbEngine(path, tables=keys.NAMESPACE_TABLES)
     _migrate(namespace, NAMESPACE_MIGRATIONS, path)
     return namespace, open_store(archive)
+
+
+@contextlib.contextmanager
+def scratch(base: str) -> Iterator[tuple[tuple[LmdbEngine, LmdbEngine], tuple[str, str]]]:
+    """Two empty environments, and folders for staged files and fetched packs; all gone in the end."""
+    os.makedirs(base, mode=0o700, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix="drill-", dir=base) as place:
+        engines = open_to_fill(place)
+        try:
+            yield engines, (folder(place, "staging"), folder(place, "cache"))
+        finally:
+            for engine in engines:
+                engine.close()
 
 
 def open_namespace(archive: str, *, faults: Faults | None = None, log: LogSettings | None = None) -> LmdbEngine:

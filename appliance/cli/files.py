@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from appliance.cli import console as shown
+from appliance.cli import drills
 from appliance.cli.asking import Asking
 from vnafs.domain.errors import DaemonUnreachable, VnaError
 from vnafs.domain.files import FileState
@@ -49,6 +50,8 @@ def status(args: argparse.Namespace, asking: Asking) -> int:
         if answer["manifests"]["why"]:
             say(f"WARNING: the last changes were not recorded for targets: {answer['manifests']['why']}")
         say(_scrub_shown(answer["scrub"]))
+        for line in drills.lines(answer, asking.configuration.drill.period_seconds):
+            say(line)
         if answer["failure"]:
             say(f"FAILED: {answer['failure']}")
         asking.console.table(

@@ -11,7 +11,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 
 from appliance import config, journal
-from appliance.cli import archives, files, keys, recovery, repositories, targets
+from appliance.cli import archives, drills, files, keys, recovery, repositories, targets
 from appliance.cli.asking import Asking
 from appliance.cli.console import Console
 from vnafs.domain.errors import VnaError
@@ -115,6 +115,12 @@ def _parser(environ: Mapping[str, str]) -> argparse.ArgumentParser:
     restore.add_argument("--credentials-file", default="", metavar="FILE")
     restore.add_argument("--key", default="", metavar="FILE", help="with the recovery key of an encrypted archive")
     restore.add_argument("--no-serve", dest="serve", action="store_false", help="rebuild only")
+    drill = command("drill", "rehearse the worst day: restore into scratch, compare, read files back", drills.drill)
+    drill.add_argument("--target", default="", metavar="NAME", help="instead of each in turn")
+    drill.add_argument("--key", default="", metavar="FILE", help="with the recovery key of an encrypted archive")
+    drill.add_argument("--files", type=int, default=None, metavar="N", help="drawn by lot and read back")
+    drill.add_argument("--due", action="store_true", help="only on targets whose last one is too long ago")
+    drill.add_argument("--scratch", default="", metavar="DIR", help="instead of a folder in the archive")
     command("adopt", "go on although targets went on without this archive (stop it first)", recovery.adopt)
     _key(command("key", "the keys of an encrypted archive"), within)
     _repository(command("repository", "top-level directories and their rules"), within)

@@ -17,7 +17,7 @@ from vnafs.domain.copies import CopyState
 from vnafs.domain.errors import Damaged, NotFound, Refused, TargetError
 from vnafs.domain.files import Candidate, FileState
 from vnafs.domain.ids import Inode, PackNumber, RepositoryId, TargetName, Version, pack_object_name
-from vnafs.index import contents, copies, counts, packs, targets
+from vnafs.index import contents, copies, counts, drills, packs, targets
 from vnafs.index.engine import Engine
 from vnafs.pipeline.held import lacking, stubs_without_copy, unreadable_stubs
 from vnafs.pipeline.keys import Keys
@@ -71,6 +71,7 @@ class TieringControl:
             Method("keys.list", self.keys, role="administrator"),
             Method("keys.rotate", self.rotate_key, role="administrator", audit="keys:repository:rotated"),
             Method("keys.renew", self.renew_keys, role="administrator", audit="keys:archive:renewed"),
+            Method("drill.held", self.drill_held, role="administrator", audit="drill:archive:held"),
             Method("targets.reload", self.reload, role="administrator", audit="targets:configuration:reloaded"),
             Method("targets.status", self.targets, role="viewer"),
             Method("targets.test", self.test, role="administrator", audit="targets:target:tested"),
@@ -95,6 +96,7 @@ class TieringControl:
             "stalled": self._tiering.stalled,
             "manifests": self._manifests_shown(),
             "scrub": dataclasses.asdict(self._scrub.findings),
+            "drills": drills.every(self._store),
             "targets": self.targets({}, __),
         }
 
@@ -149,6 +151,13 @@ class TieringControl:
         """Close packs that are still open, and record manifests, now instead of when it is time."""
         self._tiering.packer.close_aged(everything=True)
         self._manifests.hurry()
+
+    # -- drills ------------------------------------------------------------------------------------------------
+
+    def drill_held(self, params: Mapping[str, Any], _: Emit) -> None:
+        """Remember what a drill came to."""
+        with self._store.write() as tx:
+            drills.add(self._store, tx, params["drill"])
 
     # -- keys --------------------------------------------------------------------------------------------------
 

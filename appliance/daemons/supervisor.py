@@ -19,6 +19,9 @@ STEADY_SECONDS = 30.0
 """Alive for this long, a daemon's earlier deaths are forgotten."""
 STOP_SECONDS_MAX = 60.0
 LOOK_SECONDS = 0.1
+DRILL_LOOK_SECONDS = 6 * 3600.0
+NICE = 15
+"""A drill takes what the daemons leave."""
 FINAL = frozenset({2, 3})
 """Exit codes that a restart will not mend: wrong configuration, refused."""
 REFUSED = 3
@@ -81,11 +84,47 @@ class _Child:
             self.process.wait()
 
 
-def _end_with(supervisor: int) -> Callable[[], None]:
+class _Drills:
+    """Now and then a process that rehearses the worst day where that is due; it decides by itself."""
+
+    def __init__(self, archive: str, environ: Mapping[str, str]) -> None:
+        self._command = [sys.executable, "-m", "appliance", "drill", "--due", "--json", "--archive", archive]
+        self._environ = dict(environ)
+        self._next = time.monotonic() + DRILL_LOOK_SECONDS
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def look(self) -> None:
+        """Start one if it is time to, and put away one that ended."""
+        now = time.monotonic()
+        if self._process is None and now >= self._next:
+            self._next = now + DRILL_LOOK_SECONDS
+            self._process = subprocess.Popen(  # noqa: S603 - our own program
+                self._command,
+                env=self._environ,
+                stdout=subprocess.DEVNULL,
+                preexec_fn=_end_with(os.getpid(), NICE),  # noqa: PLW1509 - this process has one thread
+            )
+        elif self._process is not None and (code := self._process.poll()) is not None:
+            (log.info if code == 0 else log.warning)("supervisor.drill", extra={"code": code})
+            self._process = None
+
+    def stop(self) -> None:
+        """A drill that is cut short is held again."""
+        if self._process is not None and self._process.poll() is None:
+            self._process.terminate()
+            try:
+                self._process.wait(STOP_SECONDS_MAX)
+            except subprocess.TimeoutExpired:
+                self._process.kill()
+                self._process.wait()
+
+
+def _end_with(supervisor: int, nice: int = 0) -> Callable[[], None]:
     """To be called in a child: it gets SIGTERM when the supervisor dies, however that dies."""
     libc = ctypes.CDLL(None)
 
     def prepare() -> None:
+        os.nice(nice)
         libc.prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
         if os.getppid() != supervisor:
             os.kill(os.getpid(), signal.SIGTERM)
@@ -102,11 +141,14 @@ def run(archive: str, extra: Mapping[str, Sequence[str]], environ: Mapping[str, 
     children = [
         _Child(name, [name, "--archive", archive, *extra.get(name, ())], environ) for name in ("mount", "tierd")
     ]
+    drills = _Drills(archive, environ)
     code: int | None = None
     while code is None and not stopping:
         time.sleep(LOOK_SECONDS)
         for child in children:
             code = child.look() if code is None else code
+        drills.look()
+    drills.stop()
     # tiering first: what it still proposes needs the tree
     for child in reversed(children):
         child.stop()

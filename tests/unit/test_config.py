@@ -14,6 +14,7 @@ SECTIONS = {
     "[manifests]": config.ManifestSettings,
     "[scrub]": config.ScrubSettings,
     "[encryption]": config.EncryptionSettings,
+    "[drill]": config.DrillSettings,
     "[[target]]": config.TargetSettings,
 }
 

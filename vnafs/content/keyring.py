@@ -91,6 +91,8 @@ class Unlocked:
 
     keyring: Keyring
     root: bytes = dataclasses.field(repr=False)
+    opened_by: str = ""
+    """What sort of secret did it, where one did."""
 
     def key(self, wrapped: WrappedKey) -> Key:
         """One of its keys. Raises Damaged."""
@@ -186,7 +188,7 @@ def unlock(data: bytes, secret: bytes) -> Unlocked:
             root = crypt.unwrap(_stretched(slot, secret), slot.wrapped, _ROOT)
         except errors.Damaged:
             continue
-        return _guarded(keyring, document, root)
+        return dataclasses.replace(_guarded(keyring, document, root), opened_by=slot.takes)
     raise errors.KeyWrong(what=f"keyring {keyring.number} of archive {keyring.archive.hex()}")
 
 

@@ -248,17 +248,19 @@ def _rows(plain: bytes) -> Iterator[Row]:
     at, end = 0, len(plain)
     while at < end:
         number = plain[at]
-        operation = _OPERATIONS.get(number)
-        if operation is None:
+        known = _OPERATIONS.get(number)
+        if known is None:
             raise errors.FormatUnknown(what="a manifest row", found=number, known=max(Operation))
-        key, at = _take_sized(plain, at + 1)
+        operation, has_value = known
+        key, at = _take_sized(plain, at + 1, end)
         value = b""
-        if operation in _WITH_VALUE:
-            value, at = _take_sized(plain, at)
-        yield Row(operation, key, value)
+        if has_value:
+            value, at = _take_sized(plain, at, end)
+        yield _make(Row, (operation, key, value))
 
 
-_OPERATIONS = {operation.value: operation for operation in Operation}
+_OPERATIONS = {operation.value: (operation, operation in _WITH_VALUE) for operation in Operation}
+_make = tuple.__new__
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -299,17 +301,25 @@ def _add_sized(out: bytearray, value: bytes) -> None:
     out += value
 
 
-def _take_sized(plain: bytes, at: int) -> tuple[bytes, int]:
-    length = shift = 0
-    while True:
-        if at >= len(plain) or shift > 28:
-            raise errors.Damaged(what="a manifest row")
-        byte = plain[at]
-        at += 1
-        length |= (byte & 0x7F) << shift
-        if byte < 0x80:
-            break
-        shift += 7
-    if at + length > len(plain):
+def _take_sized(plain: bytes, at: int, end: int) -> tuple[bytes, int]:
+    """The bytes behind their length at *at*, and where they end; *end* is that of *plain*."""
+    if at >= end:
         raise errors.Damaged(what="a manifest row")
-    return plain[at : at + length], at + length
+    length = plain[at]
+    at += 1
+    if length >= 0x80:  # seldom
+        length &= 0x7F
+        shift = 7
+        while True:
+            if at >= end or shift > 28:
+                raise errors.Damaged(what="a manifest row")
+            byte = plain[at]
+            at += 1
+            length |= (byte & 0x7F) << shift
+            if byte < 0x80:
+                break
+            shift += 7
+    stop = at + length
+    if stop > end:
+        raise errors.Damaged(what="a manifest row")
+    return plain[at:stop], stop

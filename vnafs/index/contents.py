@@ -89,7 +89,9 @@ def decode(number: ContentNumber, row: bytes) -> Content:
     if row[0] > _VERSION:
         raise FormatUnknown(what="a content record", found=row[0], known=_VERSION)
     _, sha256, size, repository, home, offset, length = _RECORD.unpack_from(row)
-    leans_on = tuple(PackNumber(n) for (n,) in _NUMBER.iter_unpack(row[_RECORD.size :]))
+    leans_on: tuple[PackNumber, ...] = ()
+    if len(row) > _RECORD.size:
+        leans_on = tuple(PackNumber(n) for (n,) in _NUMBER.iter_unpack(row[_RECORD.size :]))
     return Content(number, sha256, size, repository, home, Span(offset, length), leans_on)
 
 
@@ -165,7 +167,11 @@ def uses_from(
 def hash_numbers(reader: Reader, kind: keys.Hashed, digest: Sha256) -> list[int]:
     """The numbers filed under the first bytes of a hash; the caller compares the whole hash."""
     row = reader.get(keys.hashed(kind, digest))
-    return [] if row is None else [number for (number,) in _NUMBER.iter_unpack(row)]
+    if row is None:
+        return []
+    if len(row) == _NUMBER.size:  # nearly always
+        return [int.from_bytes(row, "big")]
+    return [number for (number,) in _NUMBER.iter_unpack(row)]
 
 
 def add_hash(tx: Transaction, kind: keys.Hashed, digest: Sha256, number: int) -> None:

@@ -229,10 +229,10 @@ def rebuild(
     """
     report = load(target, {NAMESPACE: namespace, STORE: store}, progress, secrets)
     there = _packs_there(target, progress)
-    _settle_store(
+    missing = _settle_store(
         store, there, report, targets.TargetRow(TARGET_NUMBER, name(report.configuration), url), clock, progress
     )
-    _settle_namespace(namespace, store, report, progress)
+    _settle_namespace(namespace, store, missing, report, progress)
     with store.write() as tx:
         # the next segment follows whatever is there, and begins with a snapshot
         set_position(tx, Position(number=report.head))
@@ -383,7 +383,8 @@ def _settle_store(
     target: targets.TargetRow,
     clock: Clock,
     progress: Progress,
-) -> None:
+) -> set[PackNumber]:
+    """Which packs the target does not have."""
     with store.write() as tx:
         targets.put(tx, target)
     missing: set[PackNumber] = set()
@@ -429,9 +430,12 @@ def _settle_store(
             contents.add_hash(tx, keys.Hashed.PIECE, found.sha256, keys.number_of(key))
 
     _each(store, keys.PIECES, piece, "pieces", progress)
+    return missing
 
 
-def _settle_namespace(namespace: Engine, store: Engine, report: Report, progress: Progress) -> None:
+def _settle_namespace(
+    namespace: Engine, store: Engine, missing: set[PackNumber], report: Report, progress: Progress
+) -> None:
     done = 0
     after = keys.inode(Inode(0))
     stop = prefix_stop(keys.INODES)
@@ -443,12 +447,14 @@ def _settle_namespace(namespace: Engine, store: Engine, report: Report, progress
         after = batch[-1][0] + b"\0"
         with store.write() as kept, namespace.write() as tx:
             for key, value in batch:
-                _settle_inode(tx, kept, Inode(keys.number_of(key)), inodes.decode(value), report)
+                _settle_inode(tx, kept, Inode(keys.number_of(key)), inodes.decode(value), missing, report)
         done += len(batch)
         progress("settling files", done, None)
 
 
-def _settle_inode(tx: Transaction, store: Transaction, number: Inode, row: InodeRow, report: Report) -> None:
+def _settle_inode(
+    tx: Transaction, store: Transaction, number: Inode, row: InodeRow, missing: set[PackNumber], report: Report
+) -> None:
     if not row.nlink and number != ROOT:
         inodes.delete(tx, number)
         for name, _ in list(tx.scan(keys.xattrs(number), prefix_stop(keys.xattrs(number)))):
@@ -458,14 +464,10 @@ def _settle_inode(tx: Transaction, store: Transaction, number: Inode, row: Inode
         return
     report.files += 1
     newest = _newest(row)
-    wanted = [] if newest is None else [newest]
-    if newest != EMPTY:  # which needs no pack
-        wanted += _earlier(store, number, row)
-    known = [content for sha256 in wanted if (content := contents.find(store, sha256, row.repository)) is not None]
-    content = next((found for found in known if _is_here(store, found)), None)
-    is_readable = content is not None or newest == EMPTY
-    if content is None:
-        content = next(iter(known), None)  # what another target may have
+    content = None if newest is None else contents.find(store, newest, row.repository)
+    is_readable = newest == EMPTY or (content is not None and _is_whole(content, missing))  # EMPTY needs no pack
+    if not is_readable:
+        content, is_readable = _older(store, number, row, missing, content)
     sha256 = newest or UNKNOWN
     if content is not None:
         sha256 = content.sha256
@@ -481,9 +483,22 @@ def _settle_inode(tx: Transaction, store: Transaction, number: Inode, row: Inode
     inodes.put(tx, number, row._replace(state=FileState.STUB, due=NOT_QUEUED, blocks=0, seal=seal))
 
 
-def _is_here(store: Reader, content: contents.Content) -> bool:
+def _older(
+    store: Reader, number: Inode, row: InodeRow, missing: set[PackNumber], newest: contents.Content | None
+) -> tuple[contents.Content | None, bool]:
+    """The youngest bytes of a file that the target has whole, and that it has; else what another target may have."""
+    known = [] if newest is None else [newest]
+    for sha256 in _earlier(store, number, row):
+        found = contents.find(store, sha256, row.repository)
+        if found is not None and _is_whole(found, missing):
+            return found, True
+        known += [] if found is None else [found]
+    return next(iter(known), None), False
+
+
+def _is_whole(content: contents.Content, missing: set[PackNumber]) -> bool:
     """Whether the target has every pack of it, as far as a listing says."""
-    return not condemned.any_of(store, content.packs())
+    return content.home not in missing and missing.isdisjoint(content.leans_on)
 
 
 def _newest(row: InodeRow) -> Sha256 | None:
