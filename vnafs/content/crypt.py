@@ -3,7 +3,8 @@
 A data key encrypts one object and nothing else, and each part of it once, at its own offset, which is the nonce: no
 counter has to survive anything. A reverted disk, or a random generator that repeats itself, cannot make two objects
 share a data key: a pack's is mixed from its id and time of birth too, a manifest object's follows from all it says.
-Pure functions over bytes and keys; any thread. Keys are never shown by `repr`.
+Pure functions over bytes and keys; any thread. Keys are never shown by `repr`. The crypto library is loaded by the
+first use: mount and most commands never need its 9 MB.
 """
 
 from __future__ import annotations
@@ -12,10 +13,6 @@ import dataclasses
 import hashlib
 import hmac
 import struct
-
-from cryptography.exceptions import InvalidTag
-from cryptography.hazmat.primitives import keywrap
-from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from vnafs.content.source import Buffer
 from vnafs.domain import errors
@@ -51,6 +48,8 @@ class Cipher:
 
     def __init__(self, data_key: bytes, about: bytes) -> None:
         """*about* is authenticated with every part: the id of a pack, the head of a manifest object."""
+        from cryptography.hazmat.primitives.ciphers.aead import AESGCM  # noqa: PLC0415 - see the module
+
         self._gcm = AESGCM(data_key)
         self._about = about
 
@@ -60,6 +59,8 @@ class Cipher:
 
     def open(self, offset: int, stored: Buffer) -> bytes:
         """What was sealed at *offset*. Raises Damaged unless it is exactly that."""
+        from cryptography.exceptions import InvalidTag  # noqa: PLC0415
+
         try:
             return self._gcm.decrypt(_NONCE.pack(offset), stored, self._about)
         except (InvalidTag, ValueError) as problem:
@@ -73,11 +74,15 @@ def derived(secret: bytes, purpose: bytes) -> bytes:
 
 def wrap(secret: bytes, key: bytes, purpose: bytes) -> bytes:
     """*key* under one derived from *secret* (AES-256 key wrap, RFC 3394): needs no nonce."""
+    from cryptography.hazmat.primitives import keywrap  # noqa: PLC0415
+
     return keywrap.aes_key_wrap(derived(secret, purpose), key)
 
 
 def unwrap(secret: bytes, wrapped: bytes, purpose: bytes) -> bytes:
     """What was wrapped. Raises Damaged when it is not what was, or *secret* is not the one it was wrapped with."""
+    from cryptography.hazmat.primitives import keywrap  # noqa: PLC0415
+
     try:
         return keywrap.aes_key_unwrap(derived(secret, purpose), wrapped)
     except (keywrap.InvalidUnwrap, ValueError) as problem:
