@@ -61,6 +61,11 @@ SUITES: Mapping[str, Suite] = {
         pytest("test_pipeline_model.py::test_a_life_that_nobody_has_seen_before"),
         4 * 3600,
     ),
+    "damage": Suite(
+        pytest("test_damage.py::test_ten_thousand_hits"),
+        pytest("test_damage.py::test_all_damage_is_found_and_mended_and_none_is_served[1]"),
+        4 * 3600,
+    ),
     "roundtrip": Suite(
         "-m tests.bench.roundtrip --files 20000 --seed {seed}",
         "-m tests.bench.roundtrip --files 60 --seed {seed}",

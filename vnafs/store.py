@@ -244,6 +244,7 @@ def open_scrub(
     namespace: Engine,
     tiering: Tiering,
     settings: ScrubSettings,
+    manifests: Manifests,
     *,
     clock: Clock,
     fatal: Callable[[BaseException], None],
@@ -259,6 +260,7 @@ def open_scrub(
         settings,
         copyists=tiering.replicators,
         evict=lambda inodes: [decision.yes for decision in tiering.evictor.evict_many(inodes)],
+        manifests=manifests.look_again,
         clock=clock,
         fatal=fatal,
     )

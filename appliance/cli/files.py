@@ -90,8 +90,11 @@ def _manifests_of(target: str, manifests: Mapping[str, Any]) -> str:
 
 def _scrub_shown(found: Mapping[str, Any]) -> str:
     """What was looked at again since tierd began."""
-    wrong = found["copies_damaged"] + found["files_damaged"]
-    seen = f"looked at again since tierd began: {found['copies']} copies, {found['files']} local files"
+    wrong = found["copies_damaged"] + found["files_damaged"] + found["manifests_damaged"]
+    seen = (
+        f"looked at again since tierd began: {found['copies']} copies, {found['files']} local files, "
+        f"{found['manifests']} manifest objects"
+    )
     return f"WARNING: {seen}; {wrong} were wrong" if wrong else seen
 
 

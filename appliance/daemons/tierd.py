@@ -40,6 +40,8 @@ EXIT_FAILED = 70
 MOUNT_ANSWER_SECONDS_MAX = 60.0
 ANSWERS_SECONDS_MAX = 1.0
 """For answers under way when we are to stop; whoever asked asks the next process."""
+LEAN_PERIODS = 2
+"""Of scrub: what was not verified for longer, although it should have been, holds nothing new."""
 RECALL_REQUESTS = 16
 """Kept free of uploads, so that a reader never waits behind the drain."""
 
@@ -97,6 +99,7 @@ def run(configuration: Configuration, environ: Mapping[str, str], faults: Faults
         namespace,
         tiering,
         ScrubSettings(configuration.scrub.period_seconds, configuration.scrub.bytes_per_second_max),
+        manifests,
         clock=clock,
         fatal=_end,
     )
@@ -196,4 +199,5 @@ def tiering_settings(configuration: Configuration, identity: bytes) -> TieringSe
         high_watermark_percent=spool.high_watermark_percent,
         low_watermark_percent=spool.low_watermark_percent,
         reserve_bytes=spool.reserve_bytes,
+        lean_seconds_max=configuration.scrub.period_seconds * LEAN_PERIODS,
     )

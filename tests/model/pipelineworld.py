@@ -51,6 +51,7 @@ FOLDERS = ("spool", "packs", "staging", "cache", "frozen")
 SOMEBODY = Caller(0, 0, 1)
 READ_BYTES = 1 << 24
 RECOVERY = b"r" * 20
+LEAN_SECONDS_MAX = 1_000_000.0
 
 
 Found = TypeVar("Found")
@@ -228,6 +229,7 @@ class World:
                 high_watermark_percent=99.9,
                 low_watermark_percent=99.8,
                 reserve_bytes=0,
+                lean_seconds_max=LEAN_SECONDS_MAX,
             ),
             self.keys(),
             clock=self.clock,

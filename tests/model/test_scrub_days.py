@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.model.pipelineworld import World
+from tests.model.test_manifest_model import Recorded
 from vnafs.domain.files import FileState, Seal
 from vnafs.domain.ids import TargetName
 from vnafs.index import inodes
@@ -21,7 +21,7 @@ A, B = TargetName("a"), TargetName("b")
 PERIOD_SECONDS = 10_000.0
 
 
-class Scrubbed(World):
+class Scrubbed(Recorded):
     """An archive that looks at its copies again."""
 
     def begin(self) -> None:
@@ -33,6 +33,7 @@ class Scrubbed(World):
             ScrubSettings(PERIOD_SECONDS, 0),
             copyists=self.tiering.replicators,
             evict=lambda inodes: [decision.yes for decision in self.tiering.evictor.evict_many(inodes)],
+            manifests=self.manifests.look_again,
             clock=self.clock,
             fatal=_raise,
         )
@@ -144,6 +145,34 @@ def test_rotten_local_bytes_are_let_go_and_the_next_reader_gets_the_right_ones(w
     assert world.read(b"3") == random.Random(3).randbytes(20_000)
 
 
+def test_rotten_local_bytes_wait_for_their_copies_and_go_then_whatever_restarts(world: Scrubbed) -> None:
+    world.rot_local(b"3")
+    for name in world.stored(A):
+        world.stores[A].delete(name)
+        world.rot(B, name, 300)
+    world.clock.advance(PERIOD_SECONDS + 1)
+    for target in (A, B):
+        world.targets[target].script(Fault(operation="put", status=503, times=100_000))
+    world.scrub_all()
+    assert world.scrub.findings.files_damaged == 1
+    assert world.scrub.findings.files_let_go == 0
+    assert world.state(b"3") is not FileState.STUB
+    for target in (A, B):
+        world.targets[target].forgive()
+    for name in world.stored(B):
+        world.rot(B, name, 300)  # the same bit once more: right again
+    world.stop()
+    world.begin()
+    world.clock.advance(PERIOD_SECONDS + 1)
+    world.settle()
+    world.scrub_all()
+    world.clock.advance(120)
+    world.settle()
+    world.scrub_all()
+    assert world.state(b"3") is FileState.STUB
+    assert world.read(b"3") == random.Random(3).randbytes(20_000)
+
+
 def test_a_file_that_somebody_changed_is_not_taken_for_rotten(world: Scrubbed) -> None:
     world.patch(b"4", 0, b"new")
     world.clock.advance(PERIOD_SECONDS + 1)
@@ -187,7 +216,8 @@ def test_the_rate_is_kept(world: Scrubbed) -> None:
     settings = ScrubSettings(PERIOD_SECONDS, 1_000_000)
     scrub = Scrub(
         world._store, Namespace(world._namespace), world.fs.local_path, settings,
-        copyists=world.tiering.replicators, evict=lambda _: [], clock=world.clock, fatal=_raise,
+        copyists=world.tiering.replicators, evict=lambda _: [], manifests=lambda: iter(()), clock=world.clock,
+        fatal=_raise,
     )  # fmt: skip
     assert scrub._pause_seconds(2_000_000, 0.5) == 1.5
     assert scrub._pause_seconds(100, 9.0) == 0.0

@@ -32,7 +32,8 @@ from vnafs.domain.clock import Instant
 from vnafs.domain.faults import NoFaults
 from vnafs.domain.ids import Inode, PackId, RepositoryId, Sha256, Span, TargetName, Version, new_pack_id
 from vnafs.domain.recipes import Codec, PieceKind, Recipe
-from vnafs.pipeline.keys import Keys
+from vnafs.pipeline.keys import Keys, unlocked_from
+from vnafs.targets.body import BytesBody
 from vnafs.targets.memory import MemoryTarget
 
 SECTION = DOCUMENT.split("\n# Encryption")[1]
@@ -140,10 +141,51 @@ def test_c4_each_secret_opens_the_keyring_and_the_guard_fits(ring: keyring.Unloc
     assert (document["archive"], document["number"]) == (ARCHIVE.hex(), 2)
     assert sorted(slot["takes"] for slot in document["slots"]) == ["master", "recovery"]
     assert [entry["repository"] for entry in document["keys"]] == [0, REPOSITORY]
-    rest = {name: value for name, value in document.items() if name != "guard"}
+    rest = {name: value for name, value in document.items() if name not in {"guard", "sha256"}}
     plain = json.dumps(rest, sort_keys=True, separators=(",", ":")).encode("ascii")
     assert document["guard"] == hmac.digest(derived(root_of(document, secret), "guards"), plain, "sha256").hex()
+    assert document["sha256"] == hashlib.sha256(plain + document["guard"].encode()).hexdigest()
     assert len(keys_of(document, secret)) == 2
+
+
+def checked(document: dict) -> bytes:
+    rest = {name: value for name, value in document.items() if name not in {"guard", "sha256"}}
+    plain = json.dumps(rest, sort_keys=True, separators=(",", ":")).encode()
+    return json.dumps(document | {"sha256": hashlib.sha256(plain + document["guard"].encode()).hexdigest()}).encode()
+
+
+def test_c5_a_keyring_of_another_archive_is_left_alone(ring: keyring.Unlocked) -> None:
+    target = MemoryTarget(TargetName("a"))
+    other = keyring.made(b"o" * 16, NOW, master=MASTER, recovery=RECOVERY, entropy=os.urandom).with_key(
+        REPOSITORY, NOW, os.urandom
+    )
+    target.put(keyring.keyring_name(2), BytesBody(other.encode()))
+    with pytest.raises(errors.TargetRefused, match="another archive"):
+        keys_object(ring).bring(target, target.probe())
+    assert b"".join(target.get(keyring.keyring_name(2))) == other.encode()
+    spoilt = bytearray(ring.encode())
+    spoilt[spoilt.index(ARCHIVE.hex().encode())] ^= 4  # looks like another's, and is only damaged
+    target.replace(keyring.keyring_name(2), bytes(spoilt))
+    keys = keys_object(ring)
+    with pytest.raises(errors.Damaged):
+        keys.bring(target, target.probe())
+    keys.bring(target, target.probe())
+    assert b"".join(target.get(keyring.keyring_name(2))) == ring.encode()
+
+
+def test_keys_of_an_earlier_life_are_gathered_and_none_is_lost(ring: keyring.Unlocked) -> None:
+    """The disk was reverted: the target has a keyring with the number that is about to be used again."""
+    target = MemoryTarget(TargetName("a"))
+    lived, reverted = keys_object(ring), keys_object(ring)
+    other = RepositoryId(99)
+    lived.rotate(REPOSITORY)
+    lived.bring(target, target.probe())
+    reverted.rotate(other)
+    reverted.bring(target, target.probe())
+    assert reverted.keyring.number == 4
+    assert {key.id for key in lived.keyring.keys} < {key.id for key in reverted.keyring.keys}
+    assert reverted.keyring.keys[-1].repository == other
+    assert unlocked_from(target, RECOVERY).keyring == reverted.keyring
 
 
 def test_c4_a_keyring_that_was_changed_is_refused(ring: keyring.Unlocked) -> None:
@@ -151,6 +193,8 @@ def test_c4_a_keyring_that_was_changed_is_refused(ring: keyring.Unlocked) -> Non
     for change in ({"number": 9}, {"keys": document["keys"][:1]}, {"slots": document["slots"][:1]}, {"more": 1}):
         with pytest.raises(errors.Damaged):
             keyring.unlock(json.dumps(document | change).encode(), MASTER)
+        with pytest.raises(errors.Damaged):  # with a right checksum, which anybody can make
+            keyring.unlock(checked(document | change), MASTER)
     with pytest.raises(errors.FormatUnknown):
         keyring.unlock(json.dumps(document | {"version": 2}).encode(), MASTER)
     with pytest.raises(errors.KeyWrong):

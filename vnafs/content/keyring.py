@@ -105,8 +105,8 @@ class Unlocked:
     def encode(self) -> bytes:
         """As it is stored, guarded by the root key."""
         body = _document(self.keyring)
-        guard = hmac.digest(crypt.derived(self.root, _GUARD), _canonical(body), "sha256")
-        return json.dumps({**body, "guard": guard.hex()}, indent=1).encode() + b"\n"
+        guard = hmac.digest(crypt.derived(self.root, _GUARD), _canonical(body), "sha256").hex()
+        return json.dumps({**body, "guard": guard, "sha256": _digest(body, guard)}, indent=1).encode() + b"\n"
 
     def with_key(self, repository: RepositoryId, now: Instant, entropy: Entropy) -> Unlocked:
         """One more key, the repository's from now on."""
@@ -291,9 +291,14 @@ def _document(keyring: Keyring) -> dict[str, Any]:
 
 
 def _canonical(document: dict[str, Any]) -> bytes:
-    """What the guard covers: everything but itself, keys sorted, no spaces."""
-    rest = {name: value for name, value in document.items() if name != "guard"}
+    """What the guard covers: everything but itself and the checksum, keys sorted, no spaces."""
+    rest = {name: value for name, value in document.items() if name not in {"guard", "sha256"}}
     return json.dumps(rest, sort_keys=True, separators=(",", ":")).encode()
+
+
+def _digest(document: dict[str, Any], guard: str) -> str:
+    """Tells damage from a keyring that is another's, without a key."""
+    return hashlib.sha256(_canonical(document) + guard.encode()).hexdigest()
 
 
 def _decode(data: bytes) -> tuple[Keyring, dict[str, Any]]:
@@ -306,6 +311,8 @@ def _decode(data: bytes) -> tuple[Keyring, dict[str, Any]]:
         version = int(document["version"])
         if version > FORMAT_VERSION:
             raise errors.FormatUnknown(what="a keyring", found=version, known=FORMAT_VERSION)
+        if document["sha256"] != _digest(document, str(document["guard"])):
+            raise errors.Damaged(what="a keyring")
         slots = tuple(_slot_of(entry) for entry in document["slots"][:SLOTS_MAX] if entry["kdf"] == "scrypt")
         keys = tuple(
             WrappedKey(

@@ -478,7 +478,7 @@ class Keys:
         raise Refused(f"the key does not open {name}")
 
     def _take(self, document: dict[str, Any], root: bytes, name: str) -> None:
-        rest = {key: value for key, value in document.items() if key != "guard"}
+        rest = {key: value for key, value in document.items() if key not in {"guard", "sha256"}}
         plain = json.dumps(rest, sort_keys=True, separators=(",", ":")).encode()
         guard = hmac.digest(derived(root, b"vnafs: guards the keyring, 1"), plain, "sha256")
         if not hmac.compare_digest(guard.hex(), str(document["guard"])):

@@ -23,10 +23,11 @@ from vnafs.domain.files import Seal
 from vnafs.domain.ids import PackId, PackNumber, RepositoryId, Sha256, new_pack_id
 from vnafs.domain.recipes import PIECE_LOOKUP_BYTES_MIN, Cut, PieceRef, Recipe
 from vnafs.domain.repositories import Repository
-from vnafs.index import condemned, contents, packs, pieces
+from vnafs.index import contents, packs, pieces
 from vnafs.index.engine import Engine
 from vnafs.pipeline.domains import Domain, File, FilledPack, Pending
 from vnafs.pipeline.keys import Keys
+from vnafs.pipeline.leaning import Leaning
 from vnafs.pipeline.record import Recorder
 from vnafs.pipeline.seal import WINDOW_BYTES, Reading
 
@@ -41,6 +42,8 @@ class PackerSettings:
     compression_level: int
     archive_id: bytes
     """16 bytes that name the archive in each pack."""
+    lean_seconds_max: float
+    """See Leaning."""
 
 
 class Packer:
@@ -65,6 +68,7 @@ class Packer:
         self._recorder = recorder
         self._settings = settings
         self._keys = keys
+        self._leaning = Leaning(settings.lean_seconds_max, clock)
         self._wait_for_room = wait_for_room
         self._clock = clock
         self._faults = faults
@@ -161,7 +165,7 @@ class Packer:
                 return True
             with self._store.read() as reader:
                 known = contents.find(reader, sha256, domain.repository.id)
-                if known is None or condemned.any_of(reader, known.packs()):
+                if known is None or not self._leaning.may(reader, known.packs()):
                     return False
         for file in files:
             self._recorder.reuse(known.number, file)
@@ -204,7 +208,7 @@ class Packer:
                 for piece in pieces.find(reader, sha256):
                     home = packs.get(reader, piece.pack)
                     fits = home is not None and home.repository == domain.repository.id
-                    if home is not None and fits and condemned.find(reader, piece.pack) is None:
+                    if home is not None and fits and self._leaning.may(reader, [piece.pack]):
                         return PieceRef(
                             home.id,
                             piece.offset,

@@ -153,6 +153,7 @@ class Tiering:
                 settings.pack_age_seconds_max,
                 settings.compression_level,
                 settings.archive_id,
+                settings.lean_seconds_max,
             ),
             keys,
             wait_for_room=self._waiting.wait_for_room,

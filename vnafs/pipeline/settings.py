@@ -32,6 +32,7 @@ class TieringSettings:
     high_watermark_percent: float
     low_watermark_percent: float
     reserve_bytes: int
+    lean_seconds_max: float
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

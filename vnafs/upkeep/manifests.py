@@ -9,12 +9,12 @@ from __future__ import annotations
 import dataclasses
 import logging
 import threading
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Protocol
 
 from vnafs.domain.clock import Clock
 from vnafs.domain.copies import Capabilities
-from vnafs.domain.errors import StorageFailed, Superseded, TargetError, VnaError
+from vnafs.domain.errors import Damaged, ObjectExists, StorageFailed, Superseded, TargetError, VnaError
 from vnafs.domain.faults import Faults
 from vnafs.domain.ids import ObjectName, TargetName
 from vnafs.index import meta
@@ -235,6 +235,26 @@ class Manifests:
                 for send in self._senders.values():
                     send.start()
             return list(self._senders.values())
+
+    def look_again(self) -> Iterator[tuple[TargetName, int, bool]]:
+        """Each object that a restore needs, on each target that answers: the target, bytes, and whether it was wrong.
+
+        What was wrong is put again. Ends early for a target that does not answer, and when the archive is superseded.
+        """
+        for send in self._current():
+            if self.rival:
+                return
+            try:
+                for name in send.needed():
+                    try:
+                        size_bytes, was_wrong = send.look_again(name)
+                    except (Damaged, ObjectExists):  # what was wrong has been removed: now it can be put
+                        size_bytes, was_wrong = send.look_again(name)
+                    yield send.name, size_bytes, was_wrong
+            except Superseded as problem:
+                self._stop_for(str(problem))
+            except (VnaError, OSError) as problem:
+                log.warning("manifest.not_looked_at", extra={"target": send.name, "why": str(problem)})
 
     def _stop_for(self, why: str) -> None:
         with self._lock:

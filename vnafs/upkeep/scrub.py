@@ -3,8 +3,9 @@
 Copies on targets: each is verified again within a period, by the target's own SHA-256 where that costs no reading,
 else by reading every byte back, no faster than a set rate. One that is wrong or gone counts no more and is put again
 from a good one; if there is none it stays, and is reported. Local bytes of replicated files: compared with their
-SHA-256; rotten ones are let go, so that the next reader gets them from a target. A target that does not answer says
-nothing of what it has.
+SHA-256; rotten ones are let go as soon as enough copies are right, and the next reader gets them from a target.
+Manifests on targets: those that a restore needs are compared with ours once in a period, and put again. A target that
+does not answer says nothing of what it has.
 
 One thread, one object at a time; a cursor in the store says where it goes on after a restart. Pieces of work may be
 repeated. It writes nothing but what replication and eviction write.
@@ -42,6 +43,9 @@ IDLE_SECONDS = 60.0
 STOP_SECONDS_MAX = 1.0
 PACKS_AT_ONCE = 256
 FILES_AT_ONCE = 64
+ROTTEN = "scrub.rotten"
+ROTTEN_MAX = 10_000
+"""Remembered until they may go; more are found again in the next period."""
 
 
 class Copyist(Protocol):
@@ -94,12 +98,14 @@ class Findings:
     files: int = 0
     files_damaged: int = 0
     files_let_go: int = 0
+    manifests: int = 0
+    manifests_damaged: int = 0
 
 
 class Scrub:
-    """See the module. *evict* lets go of a file's local bytes if it may; whether it did."""
+    """See the module. *evict* lets go of a file's local bytes if it may; whether it did. *manifests* looks at them."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - parts and exits, each named where it is wired
         self,
         store: Engine,
         namespace: Namespace,
@@ -108,6 +114,7 @@ class Scrub:
         *,
         copyists: Callable[[], Collection[Copyist]],
         evict: Callable[[Sequence[Inode]], Sequence[bool]],
+        manifests: Callable[[], Iterator[tuple[TargetName, int, bool]]],
         clock: Clock,
         fatal: Callable[[BaseException], None],
     ) -> None:
@@ -117,9 +124,15 @@ class Scrub:
         self._settings = settings
         self._copyists = copyists
         self._evict = evict
+        self._look_at_manifests = manifests
+        self._manifests: Iterator[tuple[TargetName, int, bool]] | None = None
+        self._manifests_not_before = 0.0
         self._clock = clock
         self._fatal = fatal
         self.findings = Findings()
+        with store.read() as reader:
+            self._rotten = _numbers(meta.get_bytes(reader, ROTTEN) or b"")
+        self._rotten_not_before = 0.0
         self._files: Iterator[Candidate] | None = None
         self._files_not_before = 0.0
         self._packs_not_before = 0.0
@@ -155,13 +168,36 @@ class Scrub:
 
     def step(self) -> int | None:
         """Look at one pack's copies that are due, or else one local file; bytes read, None when nothing was due."""
+        if self._rotten and self._clock.monotonic() >= self._rotten_not_before:
+            self._let_rotten_go()
         if self._clock.monotonic() >= self._packs_not_before:
             read_bytes = self._next_pack()
             if read_bytes is not None:
                 return read_bytes
             # else every local file would cost another walk over all packs
             self._packs_not_before = self._clock.monotonic() + IDLE_SECONDS
-        return self._next_file()
+        read_bytes = self._next_manifest()
+        return self._next_file() if read_bytes is None else read_bytes
+
+    # -- manifests ---------------------------------------------------------------------------------------------
+
+    def _next_manifest(self) -> int | None:
+        """Begins again with each process: they are few, and which of them are needed changes."""
+        if self._manifests is None:
+            if self._clock.monotonic() < self._manifests_not_before:
+                return None
+            self._manifests = self._look_at_manifests()
+        found = next(self._manifests, None)
+        if found is None:
+            self._manifests = None
+            self._manifests_not_before = self._clock.monotonic() + self._settings.period_seconds
+            return None
+        target, size_bytes, was_wrong = found
+        self.findings.manifests += 1
+        if was_wrong:
+            self.findings.manifests_damaged += 1
+            log.error("scrub.manifest_damaged", extra={"target": target})
+        return size_bytes
 
     # -- copies ------------------------------------------------------------------------------------------------
 
@@ -280,9 +316,35 @@ class Scrub:
     def _let_go(self, inode: Inode) -> None:
         self.findings.files_damaged += 1
         log.error("scrub.file_damaged", extra={"inode": inode})
+        if inode not in self._rotten and len(self._rotten) < ROTTEN_MAX:
+            self._set_rotten([*self._rotten, inode])
+        self._let_rotten_go()
+
+    def _let_rotten_go(self) -> None:
+        """They wait for their copies, which may be damaged too and on the way to be mended."""
+        self._rotten_not_before = self._clock.monotonic() + IDLE_SECONDS
         try:
-            gone = list(self._evict([inode]))
+            gone = list(self._evict(self._rotten))
         except VnaError as problem:
-            log.warning("scrub.not_let_go", extra={"inode": inode, "why": str(problem)})
+            log.warning("scrub.not_let_go", extra={"files": len(self._rotten), "why": str(problem)})
             return
-        self.findings.files_let_go += all(gone)
+        self.findings.files_let_go += sum(gone)
+        kept = [inode for inode, yes in zip(self._rotten, gone, strict=True) if not yes and self._is_rotten(inode)]
+        if kept != self._rotten:
+            self._set_rotten(kept)
+
+    def _is_rotten(self, inode: Inode) -> bool:
+        """Whether it still has the local bytes that were wrong: not if it was written anew, evicted or removed."""
+        try:
+            return self._namespace.facts(inode).state is FileState.REPLICATED
+        except NotFound:
+            return False
+
+    def _set_rotten(self, inodes: list[Inode]) -> None:
+        self._rotten = inodes
+        with self._store.write() as tx:
+            meta.set_bytes(tx, ROTTEN, b"".join(inode.to_bytes(8, "big") for inode in inodes))
+
+
+def _numbers(packed: bytes) -> list[Inode]:
+    return [Inode(int.from_bytes(packed[at : at + 8], "big")) for at in range(0, len(packed), 8)]

@@ -11,7 +11,7 @@ import contextlib
 import dataclasses
 import logging
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 from vnafs.content import manifest
 from vnafs.content.manifest import Header, Kind, Operation
@@ -162,6 +162,40 @@ class Send:
         with contextlib.suppress(ObjectMissing):
             self.target.evidence(manifest.segment_name(there.number + 1))
             self._look_at(manifest.segment_name(there.number + 1))
+
+    def needed(self) -> Iterator[ObjectName]:
+        """What a restore from this target needs, and it has: the last snapshot, its runs, the segments from it on."""
+        now, there = self._ledger.position(), self.sent()
+        if there.snapshot is None or there.snapshot != now.snapshot:
+            return  # it is on its way
+        name = manifest.snapshot_name(there.snapshot)
+        _, rows = manifest.decode(self._read(name), self._secrets())
+        yield name
+        for row in rows:
+            if row.operation is Operation.RUN:
+                yield manifest.run_name(manifest.run_of(row).sha256)
+        for number in range(now.snapshot_from + 1, there.number + 1):
+            yield manifest.segment_name(number)
+
+    def look_again(self, name: ObjectName) -> tuple[int, bool]:
+        """Compare an object there with ours, and put it again if it is wrong or gone; its bytes, and whether it was.
+
+        Raises Damaged when ours is not what was written, Superseded, TargetError.
+        """
+        if not self._ledger.has(name):
+            return 0, False  # another snapshot took its place meanwhile
+        body = BytesBody(self._read(name))
+        try:
+            verify(self.target, name, body.size_bytes, body.sha256, self._capabilities())
+        except ObjectMissing:
+            self._put_bytes(name, self._read(name))
+        except Damaged:
+            self._look_at(name, self._read(name))
+            self.target.delete(name)
+            self._put_bytes(name, self._read(name))
+        else:
+            return body.size_bytes, False
+        return body.size_bytes, True
 
     # -- one object ----------------------------------------------------------------------------------------------
 
