@@ -10,7 +10,7 @@ An archive is one folder:
     cache/       packs fetched ahead
     frozen/      copies of files that stay open, while they are packed (sole writer: tierd)
     manifests/   what rebuilds this index, as it is on every target (sole writer: tierd)
-    run/         control sockets
+    run/         control sockets, and what is being encoded should that kill tierd
 """
 
 from __future__ import annotations

@@ -196,6 +196,8 @@ class World:
                 pack_target_bytes=self._pack_target_bytes,
                 pack_age_seconds_max=10.0,
                 compression_level=1,
+                encode_seconds_per_gigabyte_max=0.0,  # what it measures would differ from run to run
+                attempts_file=str(self.home / "attempts"),
                 workers=0,
                 waiting_bytes_max=self._waiting_bytes_max,
                 recall_cache_bytes_max=1 << 20,

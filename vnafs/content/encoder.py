@@ -1,0 +1,207 @@
+"""Which codec a piece gets: the smallest result that its budget of processor time allows.
+
+Pieces whose samples are told may become images, which are a fifth to a half smaller than shuffled bytes and cost
+five times their time. Trying every way on every piece would cost as much again, so what won is remembered for each
+geometry, with what it took; all ways are tried again now and then, and at once when a piece turns out much larger than
+expected. What a way costs is measured here, encoding and comparing together, so that on a slow machine the choice gets
+cheaper and not the pipeline slower. Results depend on what came before; bytes that come back never do.
+
+Every image is decoded and compared before it is trusted. A way that fails or lies is left for another one, and a piece
+under which the process died is never tried as an image again (`Attempts`). Any thread.
+"""
+
+from __future__ import annotations
+
+import collections
+import contextlib
+import dataclasses
+import logging
+import threading
+from collections.abc import Callable
+from typing import Protocol
+
+import xxhash
+
+from vnafs.content import codecs, rasters
+from vnafs.content.codecs import Encoded
+from vnafs.content.source import Buffer
+from vnafs.domain import errors
+from vnafs.domain.recipes import Codec, PieceKind, Raster
+
+log = logging.getLogger(__name__)
+
+RETRY_PIECES = 32
+"""One in so many of a geometry is tried every way, which costs about a tenth of what encoding costs."""
+GEOMETRIES_MAX = 256
+"""Remembered; a hospital has some dozens."""
+IMAGE_BYTES_MIN = 4096
+"""A smaller piece is not worth an image's head, nor a trial."""
+WORSE = 1.25
+"""A piece that is larger than expected by this factor is another kind of picture: every way is tried."""
+GIGABYTE = 1_000_000_000
+
+
+class Attempts(Protocol):
+    """Remembers across the death of the process what was being tried, by a digest of the bytes."""
+
+    def is_deadly(self, digest: bytes) -> bool:
+        """Whether the process died while it tried this before."""
+        ...
+
+    def under_way(self, digest: bytes) -> contextlib.AbstractContextManager[None]:
+        """It is tried from now on to the end of the context."""
+        ...
+
+
+class NoAttempts:
+    """For tests and programs that may die."""
+
+    def is_deadly(self, digest: bytes) -> bool:  # noqa: ARG002 - the protocol's name
+        """Nothing is."""
+        return False
+
+    def under_way(self, digest: bytes) -> contextlib.AbstractContextManager[None]:  # noqa: ARG002 - the protocol's name
+        """Remember nothing."""
+        return contextlib.nullcontext()
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Way:
+    """One way to store samples as an image."""
+
+    codec: Codec
+    effort: int
+    seconds_per_gigabyte: float
+    """To encode and compare CT, MR and ultrasound, about, on a core of 2022 (tests/bench/codecs.py)."""
+
+
+WAYS = (
+    Way(Codec.HTJ2K, 0, 10.0),
+    Way(Codec.JPEG_XL, 1, 11.0),
+    Way(Codec.JPEG_XL, 2, 32.0),
+    Way(Codec.JPEG_XL, 3, 62.0),
+)
+HOPEFUL = 1.5
+"""A way whose usual cost exceeds the budget by no more than this factor is measured: this machine may be faster."""
+SURPRISE_MAX = 4.0
+"""One measurement counts for at most so many times the usual cost: the thread may have been unlucky."""
+
+
+@dataclasses.dataclass(slots=True)
+class _Geometry:
+    """What is known of the pieces of one geometry."""
+
+    winner: Way | None
+    """None: bytes, by zstd."""
+    fraction: float
+    """Stored by raw bytes, on average of late."""
+    retry_in: int
+    costs: dict[Way, float] = dataclasses.field(default_factory=dict)
+    """Seconds per gigabyte, on average of late."""
+
+
+class Encoder:
+    """Encodes pieces for one archive."""
+
+    def __init__(
+        self,
+        *,
+        level: int,
+        seconds_per_gigabyte_max: float,
+        attempts: Attempts,
+        processor_seconds: Callable[[], float],
+    ) -> None:
+        """*processor_seconds* counts those of the calling thread; with a budget of 0 there are no images."""
+        self._level = level
+        self._budget = seconds_per_gigabyte_max
+        self._attempts = attempts
+        self._processor_seconds = processor_seconds
+        self._ways = tuple(way for way in WAYS if way.seconds_per_gigabyte <= HOPEFUL * seconds_per_gigabyte_max)
+        self._known: collections.OrderedDict[Raster, _Geometry] = collections.OrderedDict()
+        self._lock = threading.Lock()
+
+    def encode(self, raw: Buffer, kind: PieceKind, raster: Raster | None = None) -> Encoded:
+        """Store *raw*, at most PIECE_BYTES_MAX, the smallest way within the budget. Raises as `codecs.encode`."""
+        if raster is None or not self._ways or len(raw) < IMAGE_BYTES_MIN or not rasters.fits(raster, len(raw)):
+            return codecs.encode(raw, kind, level=self._level)
+        plain = bytes(raw)
+        digest = xxhash.xxh3_128_digest(plain)
+        if self._attempts.is_deadly(digest) or not rasters.load():
+            return codecs.encode(plain, kind, level=self._level)
+        with self._attempts.under_way(digest):
+            found = self._as_before(plain, kind, raster)
+            return self._best(plain, kind, raster) if found is None else found
+
+    def _as_before(self, plain: bytes, kind: PieceKind, raster: Raster) -> Encoded | None:
+        """The way that won last; None when it is time to try all, or when it disappoints."""
+        with self._lock:
+            known = self._known.get(raster)
+            if known is None or known.retry_in <= 0:
+                return None
+            self._known.move_to_end(raster)
+            known.retry_in -= 1
+            winner, expected = known.winner, known.fraction
+        if winner is None:
+            encoded = codecs.encode(plain, kind, level=self._level)
+        else:
+            data, encoding_seconds = self._image(plain, raster, winner)
+            if data is None or not self._is_right(data, plain, raster, winner, encoding_seconds):
+                return None
+            encoded = Encoded(data, winner.codec)
+        fraction = len(encoded.data) / len(plain)
+        if fraction > WORSE * expected:
+            return None
+        with self._lock:
+            known.fraction += (fraction - known.fraction) / 4
+        return encoded
+
+    def _best(self, plain: bytes, kind: PieceKind, raster: Raster) -> Encoded:
+        """Try every way; the smallest that is right and within the budget wins, here and for pieces to come."""
+        best, winner = codecs.encode(plain, kind, level=self._level), None
+        images = [(way, *self._image(plain, raster, way)) for way in self._ways]
+        for way, data, seconds in sorted(images, key=lambda image: len(image[1] or plain)):
+            if data is None or len(data) >= len(best.data) or not codecs.saves(len(data), len(plain)):
+                continue
+            if self._is_right(data, plain, raster, way, seconds):
+                best, winner = Encoded(data, way.codec), way
+                break
+        with self._lock:
+            known = self._geometry(raster)
+            known.winner, known.fraction, known.retry_in = winner, len(best.data) / len(plain), RETRY_PIECES - 1
+        return best
+
+    def _image(self, plain: bytes, raster: Raster, way: Way) -> tuple[bytes | None, float]:
+        """The encoded image and the processor time it took."""
+        began = self._processor_seconds()
+        try:
+            data = rasters.encode_image(plain, raster, way.codec, way.effort)
+        except rasters.ImageFailedError as failed:
+            log.warning("encode.failed", extra={"codec": way.codec.name, "why": str(failed)})
+            return None, 0.0
+        return data, self._processor_seconds() - began
+
+    def _is_right(self, data: bytes, plain: bytes, raster: Raster, way: Way, encoding_seconds: float) -> bool:
+        """Whether it decodes to the same bytes, at a cost that the budget allows on average."""
+        began = self._processor_seconds()
+        try:
+            same = rasters.decode_image(data, way.codec, len(plain)) == plain
+        except errors.Damaged:
+            same = False
+        if not same:
+            log.error("encode.not_the_same", extra={"codec": way.codec.name})
+            return False
+        seconds = encoding_seconds + self._processor_seconds() - began
+        usual = way.seconds_per_gigabyte
+        cost = min(seconds * GIGABYTE / len(plain), SURPRISE_MAX * usual)
+        with self._lock:
+            costs = self._geometry(raster).costs
+            costs[way] = costs.get(way, usual) + (cost - costs.get(way, usual)) / 4
+            return costs[way] <= self._budget
+
+    def _geometry(self, raster: Raster) -> _Geometry:
+        """What is known of it, perhaps nothing yet. Needs the lock."""
+        known = self._known.setdefault(raster, _Geometry(None, 1.0, 0))
+        self._known.move_to_end(raster)
+        while len(self._known) > GEOMETRIES_MAX:
+            self._known.popitem(last=False)
+        return known
