@@ -1,10 +1,11 @@
 """Which codec a piece gets: the smallest result that its budget of processor time allows.
 
 Pieces whose samples are told may become images, which are a fifth to a half smaller than shuffled bytes and cost
-five times their time. Trying every way on every piece would cost as much again, so what won is remembered for each
-geometry, with what it took; all ways are tried again now and then, and at once when a piece turns out much larger than
-expected. What a way costs is measured here, encoding and comparing together, so that on a slow machine the choice gets
-cheaper and not the pipeline slower. Results depend on what came before; bytes that come back never do.
+five times their time. Trying every way on every piece would cost as much again, so it is done on some rows of a piece,
+and what won is remembered for pictures of its kind, with what it took; all ways are tried again now and then, and at
+once when a piece turns out much larger than expected. What a way costs is measured here, encoding and comparing
+together, so that on a slow machine the choice gets cheaper and not the pipeline slower. Results depend on what came
+before; bytes that come back never do.
 
 Every image is decoded and compared before it is trusted. A way that fails or lies is left for another one, and a piece
 under which the process died is never tried as an image again (`Attempts`). Any thread.
@@ -18,7 +19,7 @@ import dataclasses
 import logging
 import threading
 from collections.abc import Callable
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import xxhash
 
@@ -31,8 +32,10 @@ from vnafs.domain.recipes import Codec, PieceKind, Raster
 log = logging.getLogger(__name__)
 
 RETRY_PIECES = 32
-"""One in so many of a geometry is tried every way, which costs about a tenth of what encoding costs."""
-GEOMETRIES_MAX = 256
+"""One in so many of a kind is tried every way, which costs a few percent of what encoding costs."""
+TRIAL_BYTES = 256 * 1024
+"""Of whole rows from the middle of a larger piece decide which way it goes."""
+KINDS_MAX = 256
 """Remembered; a hospital has some dozens."""
 IMAGE_BYTES_MIN = 4096
 """A smaller piece is not worth an image's head, nor a trial."""
@@ -87,9 +90,21 @@ SURPRISE_MAX = 4.0
 """One measurement counts for at most so many times the usual cost: the thread may have been unlucky."""
 
 
+class _Kind(NamedTuple):
+    """What pictures have in common that compress alike, as far as their geometry tells. A crop is no other kind."""
+
+    samples: int
+    sample_bytes: int
+    signed: bool
+    planes: bool
+    bits_stored: int
+    magnitude: int
+    """Of the piece: the power of two above its length."""
+
+
 @dataclasses.dataclass(slots=True)
-class _Geometry:
-    """What is known of the pieces of one geometry."""
+class _Known:
+    """What is known of the pieces of one kind."""
 
     winner: Way | None
     """None: bytes, by zstd."""
@@ -117,7 +132,7 @@ class Encoder:
         self._attempts = attempts
         self._processor_seconds = processor_seconds
         self._ways = tuple(way for way in WAYS if way.seconds_per_gigabyte <= HOPEFUL * seconds_per_gigabyte_max)
-        self._known: collections.OrderedDict[Raster, _Geometry] = collections.OrderedDict()
+        self._known: collections.OrderedDict[_Kind, _Known] = collections.OrderedDict()
         self._lock = threading.Lock()
 
     def encode(self, raw: Buffer, kind: PieceKind, raster: Raster | None = None) -> Encoded:
@@ -135,17 +150,16 @@ class Encoder:
     def _as_before(self, plain: bytes, kind: PieceKind, raster: Raster) -> Encoded | None:
         """The way that won last; None when it is time to try all, or when it disappoints."""
         with self._lock:
-            known = self._known.get(raster)
+            known = self._known.get(_kind_of(raster, len(plain)))
             if known is None or known.retry_in <= 0:
                 return None
-            self._known.move_to_end(raster)
             known.retry_in -= 1
             winner, expected = known.winner, known.fraction
         if winner is None:
             encoded = codecs.encode(plain, kind, level=self._level)
         else:
-            data, encoding_seconds = self._image(plain, raster, winner)
-            if data is None or not self._is_right(data, plain, raster, winner, encoding_seconds):
+            data = self._right_image(plain, raster, winner)
+            if data is None:
                 return None
             encoded = Encoded(data, winner.codec)
         fraction = len(encoded.data) / len(plain)
@@ -157,51 +171,77 @@ class Encoder:
 
     def _best(self, plain: bytes, kind: PieceKind, raster: Raster) -> Encoded:
         """Try every way; the smallest that is right and within the budget wins, here and for pieces to come."""
-        best, winner = codecs.encode(plain, kind, level=self._level), None
-        images = [(way, *self._image(plain, raster, way)) for way in self._ways]
-        for way, data, seconds in sorted(images, key=lambda image: len(image[1] or plain)):
-            if data is None or len(data) >= len(best.data) or not codecs.saves(len(data), len(plain)):
-                continue
-            if self._is_right(data, plain, raster, way, seconds):
+        some = _some_rows(plain, raster)
+        as_bytes = len(codecs.encode(some, kind, level=self._level).data)
+        sizes = {way: len(self._image(some, raster, way) or some) for way in self._ways}
+        best, winner = None, None
+        for way in sorted(sizes, key=lambda way: sizes[way]):
+            if sizes[way] >= as_bytes or not codecs.saves(sizes[way], len(some)):
+                break
+            data = self._right_image(plain, raster, way)
+            if data is not None:
                 best, winner = Encoded(data, way.codec), way
                 break
+        if best is None:
+            best = codecs.encode(plain, kind, level=self._level)
         with self._lock:
-            known = self._geometry(raster)
+            known = self._remembered(raster, len(plain))
             known.winner, known.fraction, known.retry_in = winner, len(best.data) / len(plain), RETRY_PIECES - 1
         return best
 
-    def _image(self, plain: bytes, raster: Raster, way: Way) -> tuple[bytes | None, float]:
-        """The encoded image and the processor time it took."""
-        began = self._processor_seconds()
+    def _image(self, plain: bytes, raster: Raster, way: Way) -> bytes | None:
+        """The encoded image; None when that fails."""
         try:
-            data = rasters.encode_image(plain, raster, way.codec, way.effort)
+            return rasters.encode_image(plain, raster, way.codec, way.effort)
         except rasters.ImageFailedError as failed:
             log.warning("encode.failed", extra={"codec": way.codec.name, "why": str(failed)})
-            return None, 0.0
-        return data, self._processor_seconds() - began
+            return None
 
-    def _is_right(self, data: bytes, plain: bytes, raster: Raster, way: Way, encoding_seconds: float) -> bool:
-        """Whether it decodes to the same bytes, at a cost that the budget allows on average."""
+    def _right_image(self, plain: bytes, raster: Raster, way: Way) -> bytes | None:
+        """The encoded image where it saves enough, decodes to the same and costs what the budget allows on average."""
         began = self._processor_seconds()
+        data = self._image(plain, raster, way)
+        if data is None or not codecs.saves(len(data), len(plain)):
+            return None
         try:
             same = rasters.decode_image(data, way.codec, len(plain)) == plain
         except errors.Damaged:
             same = False
         if not same:
             log.error("encode.not_the_same", extra={"codec": way.codec.name})
-            return False
-        seconds = encoding_seconds + self._processor_seconds() - began
+            return None
         usual = way.seconds_per_gigabyte
-        cost = min(seconds * GIGABYTE / len(plain), SURPRISE_MAX * usual)
+        cost = min((self._processor_seconds() - began) * GIGABYTE / len(plain), SURPRISE_MAX * usual)
         with self._lock:
-            costs = self._geometry(raster).costs
+            costs = self._remembered(raster, len(plain)).costs
             costs[way] = costs.get(way, usual) + (cost - costs.get(way, usual)) / 4
-            return costs[way] <= self._budget
+            return data if costs[way] <= self._budget else None
 
-    def _geometry(self, raster: Raster) -> _Geometry:
-        """What is known of it, perhaps nothing yet. Needs the lock."""
-        known = self._known.setdefault(raster, _Geometry(None, 1.0, 0))
-        self._known.move_to_end(raster)
-        while len(self._known) > GEOMETRIES_MAX:
+    def _remembered(self, raster: Raster, raw_bytes: int) -> _Known:
+        """What is known of its kind, perhaps nothing yet. Needs the lock."""
+        kind = _kind_of(raster, raw_bytes)
+        known = self._known.setdefault(kind, _Known(None, 1.0, 0))
+        self._known.move_to_end(kind)
+        while len(self._known) > KINDS_MAX:
             self._known.popitem(last=False)
         return known
+
+
+def _kind_of(raster: Raster, raw_bytes: int) -> _Kind:
+    return _Kind(
+        raster.samples,
+        raster.sample_bytes,
+        raster.signed,
+        raster.planes,
+        raster.bits_stored,
+        raw_bytes.bit_length(),
+    )
+
+
+def _some_rows(plain: bytes, raster: Raster) -> bytes:
+    """Whole rows from the middle, where pictures are; all of a piece that is small or whose rows lie apart."""
+    rows = TRIAL_BYTES // raster.row_bytes
+    if raster.planes or not rows or len(plain) < 2 * TRIAL_BYTES:
+        return plain
+    start = (len(plain) // raster.row_bytes - rows) // 2 * raster.row_bytes
+    return plain[start : start + rows * raster.row_bytes]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import signal
 import subprocess
@@ -13,7 +14,7 @@ import pytest
 
 from tests import studies
 from vnafs.content import codecs, encoder, rasters
-from vnafs.content.encoder import GEOMETRIES_MAX, RETRY_PIECES, Encoder, NoAttempts
+from vnafs.content.encoder import KINDS_MAX, RETRY_PIECES, TRIAL_BYTES, Encoder, NoAttempts
 from vnafs.content.splitters import split
 from vnafs.domain import errors
 from vnafs.domain.recipes import Codec, PieceKind, Raster
@@ -98,17 +99,47 @@ def test_noise_is_stored_as_it_is():
     assert an_encoder().encode(raw, PieceKind.PIXELS, CT).codec is Codec.NONE
 
 
-def test_what_won_is_remembered_and_everything_is_tried_again_now_and_then():
-    meter = Meter()
-    made = an_encoder(meter=meter)
-    looks = []
+def watched(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The lengths of what is encoded as an image from now on."""
+    lengths: list[int] = []
+    encode_image = rasters.encode_image
+
+    def noted(raw: bytes, raster: Raster, codec: Codec, effort: int) -> bytes:
+        lengths.append(len(raw))
+        return encode_image(raw, raster, codec, effort)
+
+    monkeypatch.setattr(rasters, "encode_image", noted)
+    return lengths
+
+
+def test_what_won_is_remembered_and_everything_is_tried_again_now_and_then(monkeypatch):
+    lengths, made, counts = watched(monkeypatch), an_encoder(), []
     for number in range(2 * RETRY_PIECES):
-        before = meter.looks
+        lengths.clear()
         made.encode(studies.ct_pixels(1, number), PieceKind.PIXELS, CT)
-        looks.append(meter.looks - before)
-    trials = [number for number, count in enumerate(looks) if count == 6]  # two ways, and one of them decoded
-    assert trials == [0, RETRY_PIECES]
-    assert looks.count(4) == 2 * RETRY_PIECES - 2
+        counts.append(len(lengths))
+    # two ways on some rows, and the better of them on all
+    assert [number for number, count in enumerate(counts) if count == 3] == [0, RETRY_PIECES]
+    assert counts.count(1) == 2 * RETRY_PIECES - 2
+
+
+def test_ways_are_tried_on_some_rows_of_a_large_piece(monkeypatch):
+    lengths = watched(monkeypatch)
+    raw, raster = pixels_of("RG1_UNCR.dcm")
+    an_encoder().encode(raw, PieceKind.PIXELS, raster)
+    assert lengths.count(len(raw)) == 1
+    assert sum(lengths) - len(raw) <= 2 * TRIAL_BYTES
+
+
+def test_a_crop_is_no_other_kind_of_picture(monkeypatch):
+    raw, raster = pixels_of("RG3_UNCR.dcm")
+    made = an_encoder()
+    made.encode(raw, PieceKind.PIXELS, raster)
+    lengths = watched(monkeypatch)
+    cropped = np.frombuffer(raw, "<u2").reshape(raster.rows, raster.columns)[:-100, :-60].tobytes()
+    of_crop = dataclasses.replace(raster, rows=raster.rows - 100, columns=raster.columns - 60)
+    assert made.encode(cropped, PieceKind.PIXELS, of_crop).codec in codecs.IMAGES
+    assert lengths == [len(cropped)]
 
 
 def test_a_piece_that_disappoints_is_tried_every_way():
@@ -139,13 +170,12 @@ def test_one_unlucky_measurement_changes_nothing():
         meter.looks = 0
 
 
-def test_memory_of_geometries_is_bounded():
+def test_memory_of_kinds_is_bounded():
     made = an_encoder()
-    for columns in range(60, 60 + GEOMETRIES_MAX + 20):
-        raster = Raster(rows=40, columns=columns, samples=1, sample_bytes=1, signed=False, planes=False, bits_stored=8)
-        made.encode(bytes(40 * columns * 2), PieceKind.PIXELS, raster)
-        assert len(made._known) <= GEOMETRIES_MAX
-    assert len(made._known) == GEOMETRIES_MAX
+    for bits in range(KINDS_MAX + 20):
+        raster = Raster(rows=80, columns=60, samples=1, sample_bytes=1, signed=False, planes=False, bits_stored=bits)
+        made.encode(bytes(80 * 60), PieceKind.PIXELS, raster)
+    assert len(made._known) == KINDS_MAX
 
 
 def test_an_encoder_that_fails_costs_space_and_nothing_else(monkeypatch, caplog):
