@@ -516,7 +516,7 @@ def test_f19_damage_and_a_codestream_of_another_size_never_reach_a_decoder(pack,
     rotten[len(rotten) // 2] ^= 1
     with pytest.raises(errors.Damaged):
         rasters.decode_image(bytes(rotten), Codec(codec), raw_bytes)
-    for at in (8, 12, 28, 32, 60):  # rows and columns of the head, of the codestream, a component's depth
+    for at in (8, 12, 28, 32, 60, 62):  # rows and columns of the head, of the codestream, components and their depth
         other = bytearray(stored)
         other[at] ^= 1
         other[:8] = xxh3(bytes(other[8:])).to_bytes(8, "little")

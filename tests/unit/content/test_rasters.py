@@ -118,6 +118,20 @@ def test_planes_of_part_of_a_frame_are_left_to_other_codecs():
     assert not rasters.fits(raster, 2 * 96 * 160 * 3)
 
 
+def test_colours_of_pixels_are_transformed():
+    data = studies.real_dicom_file("US1_UNCR.dcm")
+    (cut,) = (cut for cut in split(data) if cut.raster is not None)
+    raw = data[cut.offset : cut.offset + cut.length_bytes]
+    for codec, ratio in ((Codec.HTJ2K, 5), (Codec.JPEG_XL, 8)):
+        assert len(raw) > ratio * len(encode_image(raw, cut.raster, codec, 1))
+
+
+def test_more_than_a_byte_of_padding_is_no_image():
+    whole = GREY.rows * GREY.row_bytes
+    assert rasters.fits(GREY, whole + 1)
+    assert not rasters.fits(GREY, whole + 2)
+
+
 @ways
 def test_frames_in_one_piece_are_one_image_below_each_other(codec, effort):
     raw = a_picture(GREY, frames=7)

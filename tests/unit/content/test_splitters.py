@@ -258,6 +258,15 @@ def test_unusual_samples_are_only_bytes(name):
     assert rasters_of(studies.real_dicom_file(name)) <= {None}
 
 
+def test_floats_are_only_bytes_whatever_the_header_says_of_pixels():
+    numbers = ((0x00280002, 1), (0x00280010, 64), (0x00280011, 64), (0x00280100, 16))
+    head = b"".join(element(tag, b"US", struct.pack("<H", value)) for tag, value in numbers)
+    integers = a_file(head + element(0x7FE00010, b"OW", bytes(8192)))
+    floats = a_file(head + element(0x7FE00008, b"OF", bytes(8192)))
+    assert None not in rasters_of(integers)
+    assert rasters_of(floats) == {None}
+
+
 def test_only_pixels_have_samples():
     for name in NAMES:
         for cut in split(studies.real_dicom_file(name)):
