@@ -133,6 +133,7 @@ class Encoder:
         self._processor_seconds = processor_seconds
         self._ways = tuple(way for way in WAYS if way.seconds_per_gigabyte <= HOPEFUL * seconds_per_gigabyte_max)
         self._known: collections.OrderedDict[_Kind, _Known] = collections.OrderedDict()
+        self._said_missing = False
         self._lock = threading.Lock()
 
     def encode(self, raw: Buffer, kind: PieceKind, raster: Raster | None = None) -> Encoded:
@@ -141,11 +142,17 @@ class Encoder:
             return codecs.encode(raw, kind, level=self._level)
         plain = bytes(raw)
         digest = xxhash.xxh3_128_digest(plain)
-        if self._attempts.is_deadly(digest) or not rasters.load():
+        if self._attempts.is_deadly(digest) or not self._has_library():
             return codecs.encode(plain, kind, level=self._level)
         with self._attempts.under_way(digest):
             found = self._as_before(plain, kind, raster)
             return self._best(plain, kind, raster) if found is None else found
+
+    def _has_library(self) -> bool:
+        if not self._said_missing and not rasters.load():
+            self._said_missing = True
+            log.warning("encode.no_images", extra={"why": "the package imagecodecs is not installed"})
+        return not self._said_missing
 
     def _as_before(self, plain: bytes, kind: PieceKind, raster: Raster) -> Encoded | None:
         """The way that won last; None when it is time to try all, or when it disappoints."""
@@ -205,7 +212,7 @@ class Encoder:
             return None
         try:
             same = rasters.decode_image(data, way.codec, len(plain)) == plain
-        except errors.Damaged:
+        except (errors.Damaged, errors.RecallFailed, MemoryError):
             same = False
         if not same:
             log.error("encode.not_the_same", extra={"codec": way.codec.name})

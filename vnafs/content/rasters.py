@@ -92,7 +92,7 @@ def encode_image(raw: bytes, raster: Raster, codec: Codec, effort: int) -> bytes
             stream = library.jpegxl_encode(
                 samples, lossless=True, effort=effort, planar=False, usecontainer=False, numthreads=1
             )
-    except (RuntimeError, ValueError, TypeError, MemoryError, NotImplementedError) as error:
+    except (RuntimeError, ValueError, TypeError, MemoryError, ImportError) as error:
         raise ImageFailedError(type(error).__name__) from error
     numbers = (head.rows, head.columns, head.samples, head.sample_bytes, head.flags, head.tail_bytes)
     guarded = HEAD.pack(0, *numbers)[_GUARDED_FROM:] + bytes(stream) + raw[len(raw) - head.tail_bytes :]
@@ -153,15 +153,15 @@ def _raw_of(samples: np.ndarray[Any, Any], head: _Head) -> bytes:
 def _decoded(stream: memoryview, codec: Codec, head: _Head) -> np.ndarray[Any, Any]:
     try:
         library = _library()
-    except ImageFailedError as error:
-        raise errors.RecallFailed(what="an image", why=str(error)) from error  # it is whole: nothing is damaged
-    try:
         if codec is Codec.HTJ2K:
             found = library.htj2k_decode(stream, planar=False)
         else:
             found = library.jpegxl_decode(stream, numthreads=1)
-    except (RuntimeError, ValueError, TypeError, NotImplementedError) as error:
+    except (RuntimeError, ValueError, TypeError) as error:
         raise errors.Damaged(what=_WHAT) from error
+    except (ImageFailedError, ImportError) as error:
+        # it is whole: nothing is damaged
+        raise errors.RecallFailed(what="an image", why="the package imagecodecs is not installed") from error
     if found.shape != head.shape or found.dtype != _kind(head):
         raise errors.Damaged(what=_WHAT)
     return found  # type: ignore[no-any-return]  # the library's stubs know no types of arrays

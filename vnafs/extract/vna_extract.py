@@ -523,14 +523,15 @@ def read_image(stored: memoryview, codec: int, raw_bytes: int, what: str) -> byt
         raise Damaged(f"{what} is another image than it says")
     try:
         import imagecodecs  # noqa: PLC0415 - only images need it
-    except ImportError as problem:
+
+        decode = imagecodecs.htj2k_decode if codec == HTJ2K else imagecodecs.jpegxl_decode
+    except (ImportError, AttributeError) as problem:
         raise Refused(
             f"{what} is an image; install the public package imagecodecs and go on with --resume"
         ) from problem
     try:
-        found = (imagecodecs.htj2k_decode if codec == HTJ2K else imagecodecs.jpegxl_decode)(stream)
-        pixels = found.reshape(rows, columns, samples).astype(f"<u{size}", casting="equiv")
-    except (RuntimeError, ValueError, TypeError, NotImplementedError) as problem:
+        pixels = decode(stream).reshape(rows, columns, samples).astype(f"<u{size}", casting="equiv")
+    except (RuntimeError, ValueError, TypeError) as problem:
         raise Damaged(f"{what} cannot be decoded") from problem
     if flags & 1:
         pixels ^= 1 << 8 * size - 1
