@@ -31,7 +31,7 @@ from vnafs.domain.recipes import Codec, PieceKind, Raster
 
 log = logging.getLogger(__name__)
 
-RETRY_PIECES = 32
+RETRY_PIECES = 64
 """One in so many of a kind is tried every way, which costs a few percent of what encoding costs."""
 TRIAL_BYTES = 256 * 1024
 """Of whole rows from the middle of a larger piece decide which way it goes."""
