@@ -33,6 +33,8 @@ log = logging.getLogger(__name__)
 
 RETRY_PIECES = 64
 """One in so many of a kind is tried every way, which costs a few percent of what encoding costs."""
+RETRY_SOON_PIECES = 4
+"""After a way made another picture of a piece: another way has that one, but not all its like."""
 TRIAL_BYTES = 256 * 1024
 """Of whole rows from the middle of a larger piece decide which way it goes."""
 KINDS_MAX = 256
@@ -115,6 +117,10 @@ class _Known:
     """Seconds per gigabyte, on average of late."""
 
 
+class _AnotherPictureError(Exception):
+    """Inside this module only: an encoder is wrong about this piece. JPEG XL's fastest one is, now and then."""
+
+
 class Encoder:
     """Encodes pieces for one archive."""
 
@@ -165,7 +171,10 @@ class Encoder:
         if winner is None:
             encoded = codecs.encode(plain, kind, level=self._level)
         else:
-            data = self._right_image(plain, raster, winner)
+            try:
+                data = self._right_image(plain, raster, winner)
+            except _AnotherPictureError:
+                return None
             if data is None:
                 return None
             encoded = Encoded(data, winner.codec)
@@ -181,11 +190,15 @@ class Encoder:
         some = _some_rows(plain, raster)
         as_bytes = len(codecs.encode(some, kind, level=self._level).data)
         sizes = {way: len(self._image(some, raster, way) or some) for way in self._ways}
-        best, winner = None, None
+        best, winner, retry_in = None, None, RETRY_PIECES
         for way in sorted(sizes, key=lambda way: sizes[way]):
             if sizes[way] >= as_bytes or not codecs.saves(sizes[way], len(some)):
                 break
-            data = self._right_image(plain, raster, way)
+            try:
+                data = self._right_image(plain, raster, way)
+            except _AnotherPictureError:
+                retry_in = RETRY_SOON_PIECES
+                continue
             if data is not None:
                 best, winner = Encoded(data, way.codec), way
                 break
@@ -193,7 +206,7 @@ class Encoder:
             best = codecs.encode(plain, kind, level=self._level)
         with self._lock:
             known = self._remembered(raster, len(plain))
-            known.winner, known.fraction, known.retry_in = winner, len(best.data) / len(plain), RETRY_PIECES - 1
+            known.winner, known.fraction, known.retry_in = winner, len(best.data) / len(plain), retry_in - 1
         return best
 
     def _image(self, plain: bytes, raster: Raster, way: Way) -> bytes | None:
@@ -205,7 +218,10 @@ class Encoder:
             return None
 
     def _right_image(self, plain: bytes, raster: Raster, way: Way) -> bytes | None:
-        """The encoded image where it saves enough, decodes to the same and costs what the budget allows on average."""
+        """The encoded image where it saves enough and costs what the budget allows on average.
+
+        Raises _AnotherPictureError when it does not decode to the same.
+        """
         began = self._processor_seconds()
         data = self._image(plain, raster, way)
         if data is None or not codecs.saves(len(data), len(plain)):
@@ -215,8 +231,8 @@ class Encoder:
         except (errors.Damaged, errors.RecallFailed, MemoryError):
             same = False
         if not same:
-            log.error("encode.not_the_same", extra={"codec": way.codec.name})
-            return None
+            log.warning("encode.not_the_same", extra={"codec": way.codec.name, "effort": way.effort})
+            raise _AnotherPictureError
         usual = way.seconds_per_gigabyte
         cost = min((self._processor_seconds() - began) * GIGABYTE / len(plain), SURPRISE_MAX * usual)
         with self._lock:

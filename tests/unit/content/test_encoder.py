@@ -14,7 +14,7 @@ import pytest
 
 from tests import studies
 from vnafs.content import codecs, encoder, rasters
-from vnafs.content.encoder import KINDS_MAX, RETRY_PIECES, TRIAL_BYTES, Encoder, NoAttempts
+from vnafs.content.encoder import KINDS_MAX, RETRY_PIECES, RETRY_SOON_PIECES, TRIAL_BYTES, Encoder, NoAttempts
 from vnafs.content.splitters import split
 from vnafs.domain import errors
 from vnafs.domain.recipes import Codec, PieceKind, Raster
@@ -211,6 +211,31 @@ def test_an_image_that_does_not_decode_is_not_trusted(monkeypatch):
 
     monkeypatch.setattr(rasters, "decode_image", damaged)
     assert an_encoder().encode(ONE, PieceKind.PIXELS, CT) == codecs.encode(ONE, PieceKind.PIXELS)
+
+
+def test_a_way_that_is_wrong_about_one_piece_is_soon_used_again(monkeypatch):
+    made = an_encoder()
+    raw, raster = pixels_of("US1_UNCR.dcm")
+    decode_image = rasters.decode_image
+
+    def wrong(stored: bytes, codec: Codec, raw_bytes: int) -> bytes:
+        return bytes(raw_bytes) if codec is Codec.JPEG_XL else decode_image(stored, codec, raw_bytes)
+
+    assert made.encode(raw, PieceKind.PIXELS, raster).codec is Codec.JPEG_XL
+    with monkeypatch.context() as once:
+        once.setattr(rasters, "decode_image", wrong)
+        assert made.encode(raw, PieceKind.PIXELS, raster).codec is not Codec.JPEG_XL
+    found = [made.encode(raw, PieceKind.PIXELS, raster).codec for _ in range(RETRY_SOON_PIECES)]
+    assert found[-1] is Codec.JPEG_XL
+
+
+def test_a_picture_that_the_fastest_encoder_gets_wrong_comes_back_right():
+    # libjxl 0.11 makes another picture of this one at effort 1
+    raw, raster = pixels_of("US1_UNCR.dcm")
+    raw = raw[49 * raster.row_bytes :] + raw[: 49 * raster.row_bytes]
+    encoded = an_encoder().encode(raw, PieceKind.PIXELS, raster)
+    assert encoded.codec in codecs.IMAGES
+    assert codecs.decode(encoded.data, encoded.codec, len(raw)) == raw
 
 
 def test_without_the_library_pieces_are_bytes(monkeypatch):
