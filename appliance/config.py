@@ -59,6 +59,9 @@ class PackSettings:
     age_seconds_max: float = 15.0
     """A pack closes this long after its first piece."""
     compression_level: int = 1
+    """zstd's, for what is no image."""
+    encode_seconds_per_gigabyte_max: float = 20.0
+    """Processor time that storing pixels may take; the smallest codec within it wins. 0: only zstd."""
     workers: int = 2
     """Threads that hash, split and compress."""
     waiting_bytes_max: int = 8 * GIBIBYTE

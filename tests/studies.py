@@ -29,6 +29,7 @@ from pydicom.uid import (
     ImplicitVRLittleEndian,
     JPEG2000Lossless,
     MultiFrameGrayscaleWordSecondaryCaptureImageStorage,
+    UltrasoundImageStorage,
     VLWholeSlideMicroscopyImageStorage,
 )
 
@@ -318,6 +319,20 @@ def a_native_multiframe(frames: int = 8, rows: int = 256, columns: int = 256, se
     random_ = np.random.default_rng(seed)
     planes = random_.integers(0, 200, (frames, rows, columns), dtype=np.uint16)
     data.add_new(0x7FE00010, "OW", planes.astype("<u2").tobytes())
+    return written(data)
+
+
+def a_native_colour_image(rows: int = 96, columns: int = 160, *, planes: bool = False, seed: int = 1) -> bytes:
+    """A colour image of 8 bits: a smooth one with some noise, pixel by pixel or plane by plane."""
+    data = _minimal(UltrasoundImageStorage, rows, columns, 1, seed)
+    noise = np.random.default_rng(seed).integers(0, 6, (rows, columns))
+    grey = np.add.outer(np.arange(rows), np.arange(columns) // 2) // 2 + noise
+    pixels = np.stack([grey, grey + 3, grey // 2], axis=-1).astype(np.uint8)
+    data.SamplesPerPixel, data.PhotometricInterpretation, data.PlanarConfiguration = 3, "RGB", int(planes)
+    data.BitsAllocated, data.BitsStored, data.HighBit = 8, 8, 7
+    data.add_new(
+        0x7FE00010, "OW", (np.moveaxis(pixels, -1, 0) if planes else pixels).tobytes() + b"\0" * (pixels.size % 2)
+    )
     return written(data)
 
 

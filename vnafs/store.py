@@ -11,7 +11,7 @@ An archive is one folder:
     frozen/      copies of files that stay open, while they are packed (sole writer: tierd)
     manifests/   what rebuilds this index, as it is on every target (sole writer: tierd)
     keys/        the keyring of an encrypted archive        (sole writer: tierd), and the secret that opens it
-    run/         control sockets
+    run/         control sockets, and what is being encoded should that kill tierd
 """
 
 from __future__ import annotations

@@ -192,6 +192,8 @@ def tiering_settings(configuration: Configuration, identity: bytes) -> TieringSe
         pack_target_bytes=packs.target_bytes,
         pack_age_seconds_max=packs.age_seconds_max,
         compression_level=packs.compression_level,
+        encode_seconds_per_gigabyte_max=packs.encode_seconds_per_gigabyte_max,
+        attempts_file=os.path.join(configuration.folder("run"), "attempts"),
         workers=packs.workers,
         waiting_bytes_max=packs.waiting_bytes_max,
         recall_cache_bytes_max=packs.recall_cache_bytes_max,

@@ -7,6 +7,7 @@ import sys
 
 BENCHES = (
     ["tests.bench.content"],
+    ["tests.bench.codecs"],
     ["tests.bench.index_engine"],
     ["tests.bench.targets"],
     ["tests.bench.drain", "--files", "600", "--rounds", "3"],

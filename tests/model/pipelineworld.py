@@ -151,6 +151,7 @@ class World:
         parts_bytes_max: int = 1 << 30,
         unprotected_seconds_max: float = 3600.0,
         encrypted: bool = False,
+        encode_seconds_per_gigabyte_max: float = 0.0,  # what is measured would differ from run to run
     ) -> None:
         self.home = home
         self.encrypted = encrypted
@@ -160,6 +161,7 @@ class World:
         self._waiting_bytes_max = waiting_bytes_max
         self._parts_bytes_max = parts_bytes_max
         self._unprotected_seconds_max = unprotected_seconds_max
+        self._encode_seconds_per_gigabyte_max = encode_seconds_per_gigabyte_max
         self._namespace = MemoryEngine()
         self._store = MemoryEngine()
         self.stores = {TargetName(name): MemoryTarget(TargetName(name)) for name in target_names}
@@ -222,6 +224,8 @@ class World:
                 pack_target_bytes=self._pack_target_bytes,
                 pack_age_seconds_max=10.0,
                 compression_level=1,
+                encode_seconds_per_gigabyte_max=self._encode_seconds_per_gigabyte_max,
+                attempts_file=str(self.home / "attempts"),
                 workers=0,
                 waiting_bytes_max=self._waiting_bytes_max,
                 recall_cache_bytes_max=1 << 20,

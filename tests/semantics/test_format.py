@@ -13,12 +13,14 @@ import re
 import subprocess
 import sys
 
+import imagecodecs
 import pytest
 import xxhash
 import zstandard
 
 from tests import studies
-from vnafs.content import codecs, packfile
+from vnafs.content import packfile, rasters
+from vnafs.content.encoder import Encoder, NoAttempts
 from vnafs.content.packfile import FileHints, PackHeader, PackReader, PackWriter
 from vnafs.content.splitters import examine
 from vnafs.domain import errors
@@ -32,6 +34,8 @@ with open(DOCUMENT_PATH, encoding="utf-8") as _file:
 
 ARCHIVE = bytes(range(16))
 CREATED = 1_760_000_000_123_456_789
+ENCODER = Encoder(level=1, seconds_per_gigabyte_max=20.0, attempts=NoAttempts(), processor_seconds=float)
+"""Time stands still, so that every way is within the budget."""
 NOT_UTF8 = b"caf\xe9/\xff\xfe.dcm"
 
 
@@ -68,6 +72,7 @@ def table(heading: str, nth: int = 0) -> dict[str, Field]:
 
 
 HEADER, FOOTER = table("Header"), table("Footer")
+IMAGE = table("Images")
 RECORD, ENTRY = table("Recipe record", 0), table("Recipe record", 1)
 
 
@@ -131,11 +136,30 @@ def raw_of(entry: bytes, pack: bytes) -> bytes:
     stored, codec = pack[at : at + length], ENTRY["codec"].number_in(entry)
     if codec == 0:
         return stored
+    if codec > 2:
+        return image_of(stored, codec)
     plain = zstandard.ZstdDecompressor().decompress(stored)
     if codec == 1:
         return plain
     half = (len(plain) + 1) // 2
     return bytes(plain[n // 2] if n % 2 == 0 else plain[half + n // 2] for n in range(len(plain)))
+
+
+def image_of(stored: bytes, codec: int) -> bytes:
+    """The raw bytes of an image, a sample at a time, by another decoder than ours where there is one."""
+    head = {name: field.number_in(stored) for name, field in IMAGE.items()}
+    assert head["guard"] == xxh3(stored[8:])
+    stream, tail = stored[20 : len(stored) - head["tail_bytes"]], stored[len(stored) - head["tail_bytes"] :]
+    pixels = (imagecodecs.jpeg2k_decode if codec == 3 else imagecodecs.jpegxl_decode)(stream)
+    assert pixels.shape[:2] == (head["rows"], head["columns"])
+    assert pixels.dtype.str[1:] == f"u{head['sample_bytes']}"
+    samples = pixels.reshape(-1, head["samples"]).tolist()
+    ordered = [sample for pixel in samples for sample in pixel]
+    if head["flags"] & 2:
+        ordered = [pixel[plane] for plane in range(head["samples"]) for pixel in samples]
+    if head["flags"] & 1:
+        ordered = [sample ^ (1 << (8 * head["sample_bytes"] - 1)) for sample in ordered]
+    return b"".join(sample.to_bytes(head["sample_bytes"], "little") for sample in ordered) + tail
 
 
 # -- packs to take apart -------------------------------------------------------------------------------------
@@ -150,7 +174,7 @@ def write(folder, contents: dict[bytes, bytes], leaning: Recipe | None = None) -
         refs: list[PieceRef] = []
         for cut in examined.cuts:
             raw = data[cut.offset : cut.offset + cut.length_bytes]
-            encoded = codecs.encode(raw, cut.kind)
+            encoded = ENCODER.encode(raw, cut.kind, cut.raster)
             digest = Sha256(hashlib.sha256(raw).digest())
             refs.append(
                 writer.append_piece(encoded.data, raw_bytes=len(raw), codec=encoded.codec, kind=cut.kind, sha256=digest)
@@ -178,6 +202,9 @@ CONTENTS = {
     b"photo.jpg": studies.a_jpeg(size_bytes=70_000),
     b"empty": b"",
     b"odd": b"\x01\x00" * 40_000 + b"\x01",
+    b"us/colour.dcm": studies.real_dicom_file("examples_rgb_color.dcm"),
+    b"us/planes.dcm": studies.a_native_colour_image(planes=True),
+    b"us/odd.dcm": studies.a_native_colour_image(rows=101, columns=103),
 }
 
 
@@ -290,7 +317,7 @@ def test_f7_every_piece_decodes_to_its_length_and_hash(pack):
             assert hashlib.sha256(raw).digest() == ENTRY["sha256"].bytes_in(entry)
             assert 0 < ENTRY["stored_bytes"].number_in(entry) <= len(raw)
             seen.add(ENTRY["codec"].number_in(entry))
-    assert seen == {0, 1, 2}
+    assert seen == {0, 1, 2, 3, 4}
 
 
 def test_f8_every_frame_states_its_content_size(pack):
@@ -298,7 +325,7 @@ def test_f8_every_frame_states_its_content_size(pack):
     frames += [
         (pack.data[line["offset"] : line["offset"] + line["stored"]], line["raw"])
         for line in pack.lines_of("piece")
-        if line["codec"]
+        if line["codec"] in (1, 2)
     ]
     assert len(frames) > 3
     for frame, size in frames:
@@ -428,7 +455,7 @@ def test_f16_the_program_in_the_document_gives_back_every_file(tmp_path):
     joined = b"1" * 9000 + CONTENTS[b"ct/one.dcm"]
     write(packs, {b"last": b"last"}, leaning_on(one, recipes[0], joined))
     program = DOCUMENT.split("```python\n")[1].split("```")[0]
-    assert len(program.splitlines()) <= 55
+    assert len(program.splitlines()) <= 68
     script = tmp_path / "extract.py"
     script.write_text(program, encoding="utf-8")
     out = tmp_path / "out"
@@ -438,6 +465,63 @@ def test_f16_the_program_in_the_document_gives_back_every_file(tmp_path):
     for path, data in expected.items():
         with open(os.path.join(os.fsencode(out), path), "rb") as file:
             assert file.read() == data, path
+
+
+def images_of(pack: Pack) -> list[tuple[bytes, int, int]]:
+    """Stored bytes, codec and raw length of each piece that is an image."""
+    lines = [line for line in pack.lines_of("piece") if line["codec"] in (3, 4)]
+    return [(pack.data[line["offset"] : line["offset"] + line["stored"]], line["codec"], line["raw"]) for line in lines]
+
+
+def test_f17_codestreams_are_what_their_standards_define_and_have_the_size_of_the_head(pack):
+    found = images_of(pack)
+    assert {codec for _, codec, _ in found} == {3, 4}
+    for stored, codec, _ in found:
+        head = {name: field.number_in(stored) for name, field in IMAGE.items()}
+        stream = stored[20 : len(stored) - head["tail_bytes"]]
+        if codec == 3:
+            assert stream.startswith(b"\xff\x4f\xff\x51")
+            assert stream.endswith(b"\xff\xd9")
+            columns, rows = int.from_bytes(stream[8:12], "big"), int.from_bytes(stream[12:16], "big")
+            assert (rows, columns) == (head["rows"], head["columns"])
+            # CAP says that it is of part 15 (15444-15 A.3), COD that it is reversible (15444-1 A.6.1)
+            assert b"\xff\x50" in stream[:100]
+            cod = stream.index(b"\xff\x52")
+            assert stream[cod + 13] == 1
+        else:
+            assert stream.startswith((b"\xff\x0a", b"\0\0\0\x0cJXL \r\n\x87\n"))
+
+
+def test_f18_samples_become_raw_bytes_as_the_document_says(pack):
+    raws = {line["sha256"]: line for line in pack.lines_of("piece")}
+    seen = set()
+    for stored, codec, raw_bytes in images_of(pack):
+        raw = image_of(stored, codec)
+        assert len(raw) == raw_bytes
+        assert hashlib.sha256(raw).hexdigest() in raws
+        head = {name: field.number_in(stored) for name, field in IMAGE.items()}
+        assert head["rows"] * head["columns"] * head["samples"] * head["sample_bytes"] + head["tail_bytes"] == raw_bytes
+        seen |= {("flags", head["flags"]), ("samples", head["samples"]), ("tail", head["tail_bytes"])}
+    assert seen == {("flags", n) for n in (0, 1, 2)} | {("samples", n) for n in (1, 3)} | {("tail", n) for n in (0, 1)}
+
+
+def test_f19_damage_and_a_codestream_of_another_size_never_reach_a_decoder(pack, monkeypatch):
+    def never(*_: object) -> None:
+        raise AssertionError("a decoder was asked")
+
+    stored, codec, raw_bytes = next(image for image in images_of(pack) if image[1] == 3)
+    assert rasters.decode_image(stored, Codec(codec), raw_bytes) == image_of(stored, codec)
+    monkeypatch.setattr(rasters, "_decoded", never)
+    rotten = bytearray(stored)
+    rotten[len(rotten) // 2] ^= 1
+    with pytest.raises(errors.Damaged):
+        rasters.decode_image(bytes(rotten), Codec(codec), raw_bytes)
+    for at in (8, 12, 28, 32, 60, 62):  # rows and columns of the head, of the codestream, components and their depth
+        other = bytearray(stored)
+        other[at] ^= 1
+        other[:8] = xxh3(bytes(other[8:])).to_bytes(8, "little")
+        with pytest.raises(errors.Damaged):
+            rasters.decode_image(bytes(other), Codec(codec), raw_bytes)
 
 
 def test_every_promise_of_the_document_is_executed():

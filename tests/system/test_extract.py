@@ -23,7 +23,7 @@ from tests.system.archives import QUICK, ROOT, an_archive, until
 pytestmark = pytest.mark.system
 
 SETTINGS = f"{QUICK}\n[manifests]\nseconds_max = 0.5\n"
-LIBRARIES = ("zstandard", "xxhash")
+LIBRARIES = ("zstandard", "xxhash", "imagecodecs", "imagecodecs.libs", "numpy", "numpy.libs")
 EVERY_BYTE = bytes(byte for byte in range(1, 256) if byte != ord("/"))
 
 

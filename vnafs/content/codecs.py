@@ -1,9 +1,10 @@
 """How one piece's bytes are stored, and how they come back.
 
-Tries the codecs that can win for a kind of piece, keeps the smallest, and stores bytes as they are when nothing
-saves 3 %. What was encoded is decoded and compared before it is trusted. Decoding distrusts its input: output is
-bounded by the length that the recipe promises before any of it is made. Any thread: each has its own compressors,
-and zstd works outside the interpreter lock.
+Tries the codecs of bytes that can win for a kind of piece, keeps the smallest, and stores bytes as they are when
+nothing saves 3 %; images are tried by `vnafs.content.encoder`, which knows what they cost. What was
+encoded is decoded and compared before it is trusted. Decoding distrusts its input: output is bounded by the length that
+the recipe promises before any of it is made. Any thread: each has its own compressors, and zstd works outside the
+interpreter lock.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import threading
 import numpy as np
 import zstandard
 
+from vnafs.content import rasters
 from vnafs.content.source import Buffer
 from vnafs.domain import errors
 from vnafs.domain.recipes import PIECE_BYTES_MAX, Codec, PieceKind
@@ -53,7 +55,7 @@ _thread = _Compressors()
 
 
 def encode(raw: Buffer, kind: PieceKind, *, level: int = LEVEL, verify: bool = True) -> Encoded:
-    """Store *raw* the smallest way that decodes to the same bytes; at most PIECE_BYTES_MAX of them.
+    """Store *raw* as bytes, the smallest way that decodes to the same; at most PIECE_BYTES_MAX of them.
 
     *verify* decodes and compares before the result is trusted. Raises Damaged when that fails: the machine's
     memory or the codec is broken, and nothing it says can be stored.
@@ -65,7 +67,7 @@ def encode(raw: Buffer, kind: PieceKind, *, level: int = LEVEL, verify: bool = T
     if codec is Codec.NONE:
         return Encoded(plain, codec)
     data = _thread.compressor(level).compress(shuffled(plain) if codec is Codec.SHUFFLED_ZSTD else plain)
-    if not _saves(len(data), len(plain)):
+    if not saves(len(data), len(plain)):
         return Encoded(plain, Codec.NONE)
     if verify and decode(data, codec, len(plain)) != plain:
         raise errors.Damaged(what="a piece that was just compressed")
@@ -73,11 +75,16 @@ def encode(raw: Buffer, kind: PieceKind, *, level: int = LEVEL, verify: bool = T
 
 
 def decode(stored: Buffer, codec: Codec, raw_bytes: int) -> bytes:
-    """The raw bytes of a piece, exactly *raw_bytes* of them. Raises Damaged for anything else."""
+    """The raw bytes of a piece, exactly *raw_bytes* of them. Raises Damaged for anything else.
+
+    Raises RecallFailed for an image on a machine without the library that decodes it.
+    """
     if raw_bytes > PIECE_BYTES_MAX:
         raise errors.Damaged(what="a piece longer than any piece may be")
     if codec is Codec.NONE:
         plain = bytes(stored)
+    elif codec in IMAGES:
+        plain = rasters.decode_image(stored, codec, raw_bytes)
     else:
         plain = inflate(stored, raw_bytes)
         if codec is Codec.SHUFFLED_ZSTD:
@@ -125,6 +132,8 @@ def unshuffled(mixed: Buffer) -> bytes:
 
 _SAMPLE = np.dtype("<u2")
 
+IMAGES = frozenset({Codec.HTJ2K, Codec.JPEG_XL})
+
 _NEVER_SAMPLES = (PieceKind.DICOM_HEADER, PieceKind.ENCAPSULATED)
 """Bytes that are no numbers of 16 bits. Encapsulated ones may still shrink: RLE and padded JPEG do, JPEG 2000 not."""
 
@@ -144,8 +153,9 @@ def _choose(plain: bytes, kind: PieceKind, level: int) -> Codec:
         sizes[Codec.SHUFFLED_ZSTD] = len(compress(shuffled(sample)))
     best = min(sizes, key=lambda codec: (sizes[codec], codec))
     # Between the samples may lie something better; only what gains nothing at all is given up.
-    return best if kind is PieceKind.PIXELS or _saves(sizes[best], len(sample)) else Codec.NONE
+    return best if kind is PieceKind.PIXELS or saves(sizes[best], len(sample)) else Codec.NONE
 
 
-def _saves(stored_bytes: int, raw_bytes: int) -> bool:
+def saves(stored_bytes: int, raw_bytes: int) -> bool:
+    """Whether that much less is worth decoding."""
     return stored_bytes * 100 <= raw_bytes * (100 - SAVING_PERCENT_MIN)

@@ -22,6 +22,10 @@ class Codec(enum.IntEnum):
     ZSTD = 1
     SHUFFLED_ZSTD = 2
     """ZSTD of the bytes at even offsets followed by those at odd offsets: for samples of 16 bits."""
+    HTJ2K = 3
+    """An image, as a reversible High-Throughput JPEG 2000 codestream (ISO/IEC 15444-15) behind a head of ours."""
+    JPEG_XL = 4
+    """The same, as a lossless JPEG XL codestream (ISO/IEC 18181-1)."""
 
 
 class PieceKind(enum.IntEnum):
@@ -40,12 +44,41 @@ class PieceKind(enum.IntEnum):
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
+class Raster:
+    """How samples of native pixel data lie in a piece, as the header says (PS3.3 C.7.6.3.1). It may lie.
+
+    Samples are little-endian, row after row from the piece's first byte on.
+    """
+
+    rows: int
+    """Of one frame."""
+    columns: int
+    samples: int
+    """Per pixel: 1 or 3."""
+    sample_bytes: int
+    """1 or 2."""
+    signed: bool
+    """Two's complement, so that small negative values are near small positive ones."""
+    planes: bool
+    """All first samples of a frame come before all second ones (planar configuration 1)."""
+    bits_stored: int
+    """Of each sample; tells modalities with equal geometry apart."""
+
+    @property
+    def row_bytes(self) -> int:
+        """Of one row of pixels, whatever their order."""
+        return self.columns * self.samples * self.sample_bytes
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
 class Cut:
     """One piece of a content before it is stored: where it lies and what it is."""
 
     offset: int
     length_bytes: int
     kind: PieceKind
+    raster: Raster | None = None
+    """Of PIXELS whose geometry is told; the piece holds whole rows, and perhaps a byte of padding."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -6,9 +6,9 @@
     … --key FILE                               of an encrypted archive: a file with its recovery key
 
 One file, which imports nothing of vnafs: copy it anywhere. It needs Python 3.11, the public packages `zstandard` and
-`xxhash`, `boto3` for s3:// or `azure-storage-blob` for azure://, and `cryptography` for what is encrypted. FORMAT.md
-tells every byte that it reads. It is longer than a module should be because being one file is its purpose; each part
-below knows only those above it.
+`xxhash`, `imagecodecs` where pixels are stored as images (the default), `boto3` for s3:// or `azure-storage-blob` for
+azure://, and `cryptography` for what is encrypted. FORMAT.md tells every byte that it reads. It is longer than a module
+should be because being one file is its purpose; each part below knows only those above it.
 
 Names come from the newest usable manifests, exact and as of one moment; without any, from the catalogues of the packs,
 as files were called when they were packed. Every piece and every file is compared with its SHA-256 before it gets its
@@ -638,12 +638,87 @@ def read_recipe(record: bytes, home: bytes, sha256: bytes) -> list[Entry]:
     return entries
 
 
+HTJ2K, JPEG_XL = 3, 4
+_IMAGE_HEAD = struct.Struct("<QIIBBBB")
+_SIZ = struct.Struct(">HHHHIIIIIIIIH")
+
+
+def read_image(stored: memoryview, codec: int, raw_bytes: int, what: str) -> bytes:
+    """The samples of an image and its tail (F-17 to F-19). Raises Damaged before it takes more; Refused."""
+    if len(stored) <= _IMAGE_HEAD.size:
+        raise Damaged(f"{what} is cut short")
+    guard, rows, columns, samples, size, flags, tail = _IMAGE_HEAD.unpack_from(stored)
+    stream, end = bytes(stored[_IMAGE_HEAD.size : len(stored) - tail]), bytes(stored[len(stored) - tail :])
+    sane = rows and columns and samples in (1, 3) and size in (1, 2) and flags < (4 if samples == 3 else 2)
+    if guard != xxhash.xxh3_64_intdigest(stored[8:]) or not sane or rows * columns * samples * size + tail != raw_bytes:
+        raise Damaged(f"{what} is damaged")
+    if image_size(stream, codec) != (rows, columns):
+        raise Damaged(f"{what} is another image than it says")
+    try:
+        import imagecodecs  # noqa: PLC0415 - only images need it
+
+        decode = imagecodecs.htj2k_decode if codec == HTJ2K else imagecodecs.jpegxl_decode
+    except (ImportError, AttributeError) as problem:
+        raise Refused(
+            f"{what} is an image; install the public package imagecodecs and go on with --resume"
+        ) from problem
+    try:
+        pixels = decode(stream).reshape(rows, columns, samples).astype(f"<u{size}", casting="equiv")
+    except (RuntimeError, ValueError, TypeError) as problem:
+        raise Damaged(f"{what} cannot be decoded") from problem
+    if flags & 1:
+        pixels ^= 1 << 8 * size - 1
+    if flags & 2:
+        pixels = pixels.transpose(2, 0, 1)
+    return bytes(pixels.tobytes()) + end
+
+
+def image_size(stream: bytes, codec: int) -> tuple[int, int]:
+    """Rows and columns that a codestream begins with; zeros for what is none (15444-1 A.5.1, 18181-1 SizeHeader)."""
+    if codec == HTJ2K:
+        if len(stream) < _SIZ.size:
+            return 0, 0
+        soc, siz, _, _, columns, rows, *offsets, _ = _SIZ.unpack_from(stream)
+        right = (soc, siz, offsets) == (0xFF4F, 0xFF51, [0, 0, columns, rows, 0, 0])
+        return (rows, columns) if right else (0, 0)
+    at = 0
+    if stream[4:8] == b"JXL ":  # a container: boxes of length and name (18181-2)
+        for _ in range(8):
+            length, name = int.from_bytes(stream[at : at + 4], "big"), stream[at + 4 : at + 8]
+            if name == b"jxlc":
+                at += 16 if length == 1 else 8
+                break
+            at += max(length, 8)
+    if stream[at : at + 2] != b"\xff\x0a":
+        return 0, 0
+    bits = int.from_bytes(stream[at + 2 : at + 12], "little")
+
+    def take(count: int) -> int:
+        nonlocal bits
+        value, bits = bits % (1 << count), bits >> count
+        return value
+
+    eights = take(1)
+
+    def side() -> int:
+        return (take(5) + 1) * 8 if eights else take((9, 13, 18, 30)[take(2)]) + 1
+
+    rows, ratio = side(), take(3)
+    across, down = ((0, 1), (1, 1), (12, 10), (4, 3), (3, 2), (16, 9), (5, 4), (2, 1))[ratio]
+    return rows, rows * across // down if ratio else side()
+
+
 def read_piece(entry: Entry, stored: memoryview) -> bytes:
     """The raw bytes of a piece, equal to its SHA-256. Raises Damaged, Refused."""
     what = f"a piece at {entry.offset} in pack {entry.pack.hex()}"
-    if entry.codec > 2:
+    if entry.codec > JPEG_XL:
         raise Refused(f"{what} was made with codec {entry.codec}; use a newer vna-extract")
-    raw = bytes(stored) if entry.codec == 0 else inflate(stored, entry.raw_bytes, what)
+    if entry.codec == 0:
+        raw = bytes(stored)
+    elif entry.codec in (HTJ2K, JPEG_XL):
+        raw = read_image(stored, entry.codec, entry.raw_bytes, what)
+    else:
+        raw = inflate(stored, entry.raw_bytes, what)
     if entry.codec == 2:
         half, mixed = (len(raw) + 1) // 2, bytearray(len(raw))
         mixed[0::2], mixed[1::2] = raw[:half], raw[half:]

@@ -13,8 +13,9 @@ import os
 import threading
 from collections.abc import Callable, Iterable, Iterator
 
-from vnafs.content import codecs, packfile, splitters
+from vnafs.content import packfile, splitters
 from vnafs.content.crypt import Cipher
+from vnafs.content.encoder import Encoder
 from vnafs.domain.clock import Clock
 from vnafs.domain.envelopes import Envelope
 from vnafs.domain.errors import KeyMissing, NoSpace, StorageFailed
@@ -39,7 +40,6 @@ class PackerSettings:
     folder: str
     target_bytes: int
     age_seconds_max: float
-    compression_level: int
     archive_id: bytes
     """16 bytes that name the archive in each pack."""
     lean_seconds_max: float
@@ -60,6 +60,7 @@ class Packer:
         settings: PackerSettings,
         keys: Keys | None,
         *,
+        encoder: Encoder,
         wait_for_room: Callable[[], None],
         clock: Clock,
         faults: Faults,
@@ -69,6 +70,7 @@ class Packer:
         self._settings = settings
         self._keys = keys
         self._leaning = Leaning(settings.lean_seconds_max, clock)
+        self._encoder = encoder
         self._wait_for_room = wait_for_room
         self._clock = clock
         self._faults = faults
@@ -183,7 +185,7 @@ class Packer:
         shared = cut.length_bytes >= PIECE_LOOKUP_BYTES_MIN
         if shared and (known := self._known(domain, sha256)) is not None:
             return known
-        encoded = codecs.encode(raw, cut.kind, level=self._settings.compression_level)
+        encoded = self._encoder.encode(raw, cut.kind, cut.raster)
         with domain.lock:
             if shared and (known := self._pending_piece(domain, sha256)) is not None:
                 return known

@@ -17,6 +17,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 
 from vnafs.content import packfile
+from vnafs.content.encoder import Encoder
 from vnafs.domain.clock import NANOSECONDS, Clock, Instant
 from vnafs.domain.copies import Capabilities, Copy
 from vnafs.domain.errors import NoSpace, NotFound, VnaError
@@ -25,6 +26,7 @@ from vnafs.domain.files import Candidate, FileFacts, FileState, Proposal, Verdic
 from vnafs.domain.ids import Inode, PackNumber, TargetName, Version
 from vnafs.index.engine import Engine
 from vnafs.index.targets import TargetRow
+from vnafs.local.attempts import AttemptsFile
 from vnafs.local.frozen import FrozenCopies
 from vnafs.local.syncing import Synced
 from vnafs.pipeline import replicated
@@ -151,11 +153,16 @@ class Tiering:
                 settings.packs_folder,
                 settings.pack_target_bytes,
                 settings.pack_age_seconds_max,
-                settings.compression_level,
                 settings.archive_id,
                 settings.lean_seconds_max,
             ),
             keys,
+            encoder=Encoder(
+                level=settings.compression_level,
+                seconds_per_gigabyte_max=settings.encode_seconds_per_gigabyte_max,
+                attempts=AttemptsFile(settings.attempts_file),
+                processor_seconds=time.thread_time,
+            ),
             wait_for_room=self._waiting.wait_for_room,
             clock=clock,
             faults=faults,

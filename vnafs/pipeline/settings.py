@@ -25,6 +25,9 @@ class TieringSettings:
     pack_target_bytes: int
     pack_age_seconds_max: float
     compression_level: int
+    encode_seconds_per_gigabyte_max: float
+    attempts_file: str
+    """Where it stands what is being encoded, should that kill the process."""
     workers: int
     waiting_bytes_max: int
     recall_cache_bytes_max: int

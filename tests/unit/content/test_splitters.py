@@ -20,7 +20,7 @@ from vnafs.content.splitters import choose, dicom, examine, examine_file, split
 from vnafs.content.splitters.chunks import LARGE_FILE
 from vnafs.content.splitters.runs import lay
 from vnafs.domain import errors
-from vnafs.domain.recipes import PIECE_BYTES_MAX, Cut, PieceKind
+from vnafs.domain.recipes import PIECE_BYTES_MAX, Cut, PieceKind, Raster
 
 NAMES = [os.path.basename(path) for path in studies.real_dicom_files()]
 SMALL = ["MR_small.dcm", "JPEG2000.dcm", "rtplan.dcm", "nested_priv_SQ.dcm", "image_dfl.dcm", "ExplVR_BigEndNoMeta.dcm"]
@@ -229,6 +229,76 @@ def test_tiny_frames_share_pieces_and_borders_stay_between_frames():
     sizes = [len(piece) for piece in of_kind(data, PieceKind.PIXELS)]
     assert all(size % (64 * 75 * 2) == 0 for size in sizes)
     assert all(size >= dicom.GROUP_BYTES_MIN for size in sizes[:-1])
+
+
+def rasters_of(data: bytes) -> set[Raster | None]:
+    return {cut.raster for cut in split(data) if cut.kind is PieceKind.PIXELS}
+
+
+def test_pieces_of_pixels_say_how_their_samples_lie():
+    assert rasters_of(studies.real_dicom_file("693_UNCR.dcm")) == {Raster(512, 512, 1, 2, True, False, 14)}
+    assert rasters_of(studies.real_dicom_file("MR2_UNCR.dcm")) == {Raster(1024, 1024, 1, 2, False, False, 12)}
+    assert rasters_of(studies.real_dicom_file("US1_UNCR.dcm")) == {Raster(480, 640, 3, 1, False, False, 8)}
+    assert rasters_of(studies.real_dicom_file("color-pl.dcm")) == {Raster(120, 256, 3, 1, False, True, 8)}
+    assert rasters_of(studies.a_native_multiframe()) == {Raster(256, 256, 1, 2, False, False, 16)}
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "MR_small_bigendian.dcm",  # the higher byte first
+        "MR_small_padded.dcm",  # more bytes than the header accounts for
+        "SC_ybr_full_422_uncompressed.dcm",  # fewer: colour is shared by two pixels
+        "SC_rgb_32bit.dcm",
+        "liver.dcm",  # one bit a sample
+        "RG1_J2KR.dcm",  # encapsulated
+    ],
+)
+def test_unusual_samples_are_only_bytes(name):
+    assert rasters_of(studies.real_dicom_file(name)) <= {None}
+
+
+def test_floats_are_only_bytes_whatever_the_header_says_of_pixels():
+    numbers = ((0x00280002, 1), (0x00280010, 64), (0x00280011, 64), (0x00280100, 16))
+    head = b"".join(element(tag, b"US", struct.pack("<H", value)) for tag, value in numbers)
+    integers = a_file(head + element(0x7FE00010, b"OW", bytes(8192)))
+    floats = a_file(head + element(0x7FE00008, b"OF", bytes(8192)))
+    assert None not in rasters_of(integers)
+    assert rasters_of(floats) == {None}
+
+
+def test_only_pixels_have_samples():
+    for name in NAMES:
+        for cut in split(studies.real_dicom_file(name)):
+            assert cut.raster is None or cut.kind is PieceKind.PIXELS
+
+
+@pytest.mark.parametrize("frames", [1, 3])
+def test_a_frame_larger_than_a_piece_is_cut_into_even_strips_of_whole_rows(frames):
+    rows, columns = 4099, 4000
+    frame_bytes, row_bytes = rows * columns * 2, columns * 2
+    pixels = element(0x7FE00010, b"OW", b"")[:-4] + struct.pack("<I", frames * frame_bytes)
+    head = b"".join(
+        element(tag, b"US", struct.pack("<H", value))
+        for tag, value in (
+            (0x00280002, 1),
+            (0x00280010, rows),
+            (0x00280011, columns),
+            (0x00280100, 16),
+            (0x00280101, 12),
+            (0x00280103, 0),
+        )
+    )
+    data = a_file(element(0x00280008, b"IS", b"%d " % frames) + head + pixels + bytes(frames * frame_bytes))
+    cuts = examine(data).cuts
+    assert_exact(cuts, len(data))
+    strips = [cut for cut in cuts if cut.kind is PieceKind.PIXELS]
+    assert len(strips) == 2 * frames
+    start = strips[0].offset
+    for cut in strips:
+        assert (cut.offset - start) % frame_bytes in (0, 2050 * row_bytes)
+        assert cut.length_bytes in (2050 * row_bytes, 2049 * row_bytes)
+        assert cut.raster == Raster(rows, columns, 1, 2, False, False, 12)
 
 
 def test_pixel_data_that_its_header_does_not_account_for_is_one_run():

@@ -1,15 +1,20 @@
 """The one-file extractor: which manifests it follows, which names it writes, what it reads."""
 
+import contextlib
 import dataclasses
 import hashlib
 import io
 import json
 import os
+import sys
 from types import SimpleNamespace
 
 import pytest
+import xxhash
 
+from tests import studies
 from vnafs.content import codecs, packfile
+from vnafs.content.encoder import Encoder, NoAttempts
 from vnafs.content.manifest import (
     NO_PREVIOUS,
     Header,
@@ -24,6 +29,7 @@ from vnafs.content.manifest import (
     snapshot_name,
 )
 from vnafs.content.packfile import FileHints, PackHeader, PackWriter
+from vnafs.content.splitters import split
 from vnafs.domain.clock import Instant
 from vnafs.domain.ids import Inode, RepositoryId, Sha256, Version, new_pack_id, pack_object_name
 from vnafs.domain.recipes import PieceKind, Recipe
@@ -267,6 +273,95 @@ def extract(objects, tmp_path, monkeypatch, *words):
             with open(path, "rb") as file:
                 found[os.path.relpath(path, tmp_path / "out")] = file.read()
     return code, found
+
+
+def images(tmp_path, objects):
+    """A pack of the files of two image codecs and both flags; the files by name."""
+    encoder = Encoder(level=1, seconds_per_gigabyte_max=20.0, attempts=NoAttempts(), processor_seconds=float)
+    files = {
+        "r/ct": studies.real_dicom_file("693_UNCR.dcm"),
+        "r/colour": studies.real_dicom_file("examples_rgb_color.dcm"),
+        "r/planes": studies.a_native_colour_image(planes=True),
+        "r/odd": studies.a_native_colour_image(rows=101, columns=103),
+    }
+    identity = new_pack_id()
+    writer = PackWriter(
+        str(tmp_path / identity.hex()),
+        PackHeader(identity, ARCHIVE, RepositoryId(7), 0, Instant(1)),
+        repository_name="r",
+    )
+    stored = []
+    for number, (name, data) in enumerate(files.items()):
+        refs = []
+        for cut in split(data):
+            raw = data[cut.offset : cut.offset + cut.length_bytes]
+            one = encoder.encode(raw, cut.kind, cut.raster)
+            refs.append(
+                writer.append_piece(one.data, raw_bytes=len(raw), codec=one.codec, kind=cut.kind, sha256=digest(raw))
+            )
+            stored.append((one, raw))
+        hints = FileHints(name.encode(), Inode(number), Version(1), 0o100644)
+        writer.append_content(Recipe(digest(data), len(data), tuple(refs)), hints)
+    writer.close()
+    objects[pack_object_name(identity)] = (tmp_path / identity.hex()).read_bytes()
+    return files, [(one.data, int(one.codec), raw) for one, raw in stored if one.codec >= vna_extract.HTJ2K]
+
+
+def test_images_come_back_bit_for_bit(tmp_path, monkeypatch):
+    objects = Objects()
+    files, found = images(tmp_path, objects)
+    assert {codec for _, codec, _ in found} == {3, 4}
+    assert extract(objects, tmp_path, monkeypatch) == (0, files)
+
+
+def test_images_without_their_library_are_refused_with_its_name_and_the_rest_comes(tmp_path, monkeypatch, capsys):
+    objects = Objects()
+    files, _ = images(tmp_path, objects)
+    a_pack(tmp_path, objects, [(b"r/other", 77, 1, b"other")])
+    with monkeypatch.context() as without:
+        without.setitem(sys.modules, "imagecodecs", None)
+        assert extract(objects, tmp_path, without) == (3, {"r/other": b"other"})
+    assert "imagecodecs" in capsys.readouterr().err
+    assert extract(objects, tmp_path, monkeypatch, "--resume") == (0, files | {"r/other": b"other"})
+
+
+def test_a_rotten_image_and_one_of_another_size_are_damaged_before_a_decoder_is_asked(tmp_path, monkeypatch):
+    _, found = images(tmp_path, Objects())
+
+    def never(*_):
+        raise AssertionError("a decoder was asked")
+
+    monkeypatch.setitem(sys.modules, "imagecodecs", SimpleNamespace(htj2k_decode=never, jpegxl_decode=never))
+    for stored, codec, raw in found:
+        for at in [*range(22), 28, 32, len(stored) // 2, len(stored) - 1]:
+            rotten = bytearray(stored)
+            rotten[at] ^= 0x10
+            with pytest.raises(Damaged):
+                vna_extract.read_image(memoryview(bytes(rotten)), codec, len(raw), "it")
+        for length in (0, len(raw) - 1, len(raw) + 1):
+            with pytest.raises(Damaged):
+                vna_extract.read_image(memoryview(stored), codec, length, "it")
+        with pytest.raises(Damaged):
+            vna_extract.read_image(memoryview(stored)[:20], codec, len(raw), "it")
+        for other, _, raw_of_other in found:
+            mixed = stored[8:20] + other[20:]
+            lying = xxhash.xxh3_64_digest(mixed)[::-1] + mixed
+            if len(raw_of_other) != len(raw):
+                with pytest.raises(Damaged):
+                    vna_extract.read_image(memoryview(lying), codec, len(raw), "it")
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # the library prints what it catches
+def test_a_hostile_image_is_damaged_or_of_its_length(tmp_path):
+    _, found = images(tmp_path, Objects())
+    for stored, codec, raw in found:
+        assert vna_extract.read_image(memoryview(stored), codec, len(raw), "it") == raw
+        for at in range(8, len(stored), len(stored) // 50):
+            hostile = bytearray(stored)
+            hostile[at] ^= 0x10
+            hostile[:8] = xxhash.xxh3_64_digest(bytes(hostile[8:]))[::-1]
+            with contextlib.suppress(Damaged):
+                assert len(vna_extract.read_image(memoryview(bytes(hostile)), codec, len(raw), "it")) == len(raw)
 
 
 def test_a_forged_path_is_reported_and_everything_else_comes(tmp_path, monkeypatch):

@@ -5,7 +5,8 @@ those cannot be told either, the pixel data is one run. So a corrected header ch
 other, in whatever transfer syntax of the same pixels it is written. Pure; any thread.
 
 Frames smaller than GROUP_BYTES_MIN share a piece, in order from the first, so that a thousand tiny frames are
-not a thousand rows. Runs over PIECE_BYTES_MAX are cut at multiples of it from their own start.
+not a thousand rows. A frame over PIECE_BYTES_MAX is cut into even strips of whole rows; other runs over it are cut at
+multiples of it from their own start.
 """
 
 from __future__ import annotations
@@ -15,11 +16,11 @@ import struct
 from collections.abc import Iterable
 
 from vnafs.content import elements
-from vnafs.content.elements import Fragments, Pixels, Walked
+from vnafs.content.elements import PIXEL_DATA, Fragments, Pixels, Walked
 from vnafs.content.source import Source
 from vnafs.content.splitters.chunks import METADATA, METADATA_BYTES_MIN
 from vnafs.content.splitters.runs import Run
-from vnafs.domain.recipes import PieceKind
+from vnafs.domain.recipes import PIECE_BYTES_MAX, PieceKind, Raster
 
 GROUP_BYTES_MIN = 64 * 1024
 """A piece's row and recipe entry cost about 150 bytes: 0.25 % of this."""
@@ -32,8 +33,22 @@ ROWS = 0x00280010
 COLUMNS = 0x00280011
 SAMPLES_PER_PIXEL = 0x00280002
 BITS_ALLOCATED = 0x00280100
-NEEDED = frozenset({NUMBER_OF_FRAMES, ROWS, COLUMNS, SAMPLES_PER_PIXEL, BITS_ALLOCATED})
-"""Tags the walk must collect for frames to be told."""
+BITS_STORED = 0x00280101
+PIXEL_REPRESENTATION = 0x00280103
+PLANAR_CONFIGURATION = 0x00280006
+NEEDED = frozenset(
+    {
+        NUMBER_OF_FRAMES,
+        ROWS,
+        COLUMNS,
+        SAMPLES_PER_PIXEL,
+        BITS_ALLOCATED,
+        BITS_STORED,
+        PIXEL_REPRESENTATION,
+        PLANAR_CONFIGURATION,
+    }
+)
+"""Tags the walk must collect for frames and their samples to be told."""
 
 
 def plan(source: Source, walked: Walked) -> tuple[list[Run], str]:
@@ -65,18 +80,39 @@ def plan(source: Source, walked: Walked) -> tuple[list[Run], str]:
     elif pixels is not None:
         metadata(pixels.offset, PieceKind.DICOM_HEADER)
         at = pixels.offset + pixels.length_bytes
-        runs.append(Run(at, PieceKind.PIXELS, None, _native_starts(walked, pixels), GROUP_BYTES_MIN))
+        frame_bytes = native_frame_bytes(walked.values, pixels.length_bytes, little=walked.little)
+        raster = raster_of(walked, pixels) if frame_bytes else None
+        groups = _native_starts(pixels, frame_bytes, raster) if frame_bytes else ()
+        runs.append(Run(at, PieceKind.PIXELS, None, groups, GROUP_BYTES_MIN, raster))
     metadata(source.size_bytes, PieceKind.DICOM_HEADER if pixels is None else PieceKind.DICOM_TRAILER)
     return runs, why
 
 
-def _native_starts(walked: Walked, pixels: Pixels) -> Iterable[int]:
-    """Where groups of whole frames begin, by arithmetic: a lying count costs nothing."""
-    frame_bytes = native_frame_bytes(walked.values, pixels.length_bytes, little=walked.little)
-    if not frame_bytes:
-        return ()
+def _native_starts(pixels: Pixels, frame_bytes: int, raster: Raster | None) -> Iterable[int]:
+    """Where groups of whole frames or strips of a large one begin, by arithmetic: a lying count costs nothing."""
+    stop = pixels.offset + pixels.length_bytes - 1
+    if frame_bytes > PIECE_BYTES_MAX and raster is not None and not raster.planes:
+        strips = -(-raster.rows // (PIECE_BYTES_MAX // raster.row_bytes))
+        strip_bytes = -(-raster.rows // strips) * raster.row_bytes
+        frames = range(pixels.offset, stop, frame_bytes)
+        return (at for frame in frames for at in range(frame, frame + frame_bytes, strip_bytes))
     group_bytes = -(-GROUP_BYTES_MIN // frame_bytes) * frame_bytes
-    return range(pixels.offset + group_bytes, pixels.offset + pixels.length_bytes - 1, group_bytes)
+    return range(pixels.offset + group_bytes, stop, group_bytes)
+
+
+def raster_of(walked: Walked, pixels: Pixels) -> Raster | None:
+    """How samples lie, where the header tells and it is a usual way: 8 or 16 bits, little-endian, 1 or 3 a pixel."""
+    little = walked.little
+
+    def number(tag: int) -> int:
+        return _short(walked.values.get(tag, b""), little=little)
+
+    samples, bits, stored = number(SAMPLES_PER_PIXEL), number(BITS_ALLOCATED), number(BITS_STORED)
+    is_usual = samples in (1, 3) and (bits == 8 or (bits == 16 and little))
+    if pixels.tag != PIXEL_DATA or not is_usual:
+        return None
+    signed, planes = number(PIXEL_REPRESENTATION) == 1, samples == 3 and number(PLANAR_CONFIGURATION) == 1
+    return Raster(number(ROWS), number(COLUMNS), samples, bits // 8, signed, planes, stored)
 
 
 def native_frame_bytes(values: dict[int, bytes], length_bytes: int, *, little: bool) -> int:

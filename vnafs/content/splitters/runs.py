@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator
 
 from vnafs.content.source import Source
 from vnafs.content.splitters.chunks import ChunkSizes, chunks
-from vnafs.domain.recipes import PIECE_BYTES_MAX, Cut, PieceKind
+from vnafs.domain.recipes import PIECE_BYTES_MAX, Cut, PieceKind, Raster
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -26,6 +26,8 @@ class Run:
     starts: Iterable[int] = ()
     """Ascending offsets where a cut is welcome, as long as no piece gets smaller than *group_bytes_min*."""
     group_bytes_min: int = 1
+    raster: Raster | None = None
+    """How samples lie in it, for whoever encodes its pieces."""
 
 
 def lay(source: Source, plan: Iterable[Run]) -> Iterator[Cut]:
@@ -40,13 +42,13 @@ def lay(source: Source, plan: Iterable[Run]) -> Iterator[Cut]:
             continue
         for start in run.starts:
             if at + run.group_bytes_min <= start < stop:
-                yield from _even(at, start, run.kind)
+                yield from _even(at, start, run.kind, run.raster)
                 at = start
-        yield from _even(at, stop, run.kind)
+        yield from _even(at, stop, run.kind, run.raster)
         at = max(at, stop)
     yield from _even(at, size, PieceKind.BYTES)
 
 
-def _even(start: int, stop: int, kind: PieceKind) -> Iterator[Cut]:
+def _even(start: int, stop: int, kind: PieceKind, raster: Raster | None = None) -> Iterator[Cut]:
     for at in range(start, stop, PIECE_BYTES_MAX):
-        yield Cut(at, min(PIECE_BYTES_MAX, stop - at), kind)
+        yield Cut(at, min(PIECE_BYTES_MAX, stop - at), kind, raster)
