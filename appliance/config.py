@@ -88,6 +88,39 @@ class ScrubSettings:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
+class ReceiptSettings:
+    """[receipts]: what senders are told."""
+
+    timestamp_url: str = ""
+    """A service that stamps each receipt (RFC 3161); empty for none."""
+    timestamp_ca_file: str = ""
+    """Certificates in PEM that its answers must lead to."""
+    files_max: int = 10_000
+    """In one receipt."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class RecallSettings:
+    """[recall]: who never makes bytes come back from targets."""
+
+    never_processes: tuple[str, ...] = (
+        "updatedb",
+        "updatedb.mlocate",
+        "updatedb.plocate",
+        "find",
+        "mdworker",
+        "mdworker_shared",
+        "tracker-extract-3",
+        "tracker-miner-fs-3",
+        "baloo_file",
+        "baloo_file_extractor",
+    )
+    """Programs by name; they get EACCES when they open a stub."""
+    never_uids: tuple[int, ...] = ()
+    """Users by number; the same."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
 class TargetSettings:
     """One [[target]]."""
 
@@ -111,6 +144,8 @@ class Configuration:
     packs: PackSettings = PackSettings()
     manifests: ManifestSettings = ManifestSettings()
     scrub: ScrubSettings = ScrubSettings()
+    receipts: ReceiptSettings = ReceiptSettings()
+    recall: RecallSettings = RecallSettings()
     targets: tuple[TargetSettings, ...] = ()
 
     @property
@@ -156,7 +191,9 @@ def text(archive: str) -> str:
 def parse(document: Mapping[str, Any], *, archive: str, file: str) -> Configuration:
     """Check a parsed document as a whole. Raises ConfigurationInvalid at the first problem."""
     table = _Table(document, file, "")
-    table.only({"version", "mount", "file_system", "spool", "packs", "manifests", "scrub", "target"})
+    table.only(
+        {"version", "mount", "file_system", "spool", "packs", "manifests", "scrub", "receipts", "recall", "target"}
+    )
     version = table.get("version", int, 1)
     if version != 1:
         table.fail("version", version, "this program knows version 1", "Use a newer vnafs")
@@ -171,6 +208,8 @@ def parse(document: Mapping[str, Any], *, archive: str, file: str) -> Configurat
         packs=_section(table, "packs", PackSettings),
         manifests=_section(table, "manifests", ManifestSettings),
         scrub=_section(table, "scrub", ScrubSettings),
+        receipts=_section(table, "receipts", ReceiptSettings),
+        recall=_section(table, "recall", RecallSettings),
         targets=tuple(_targets(table)),
     )
     _check(configuration, table)
@@ -205,6 +244,13 @@ class _Table:
             self.fail(key, value, f"is not of type {kind.__name__}", f"Write a value of type {kind.__name__}")
         return value
 
+    def many(self, key: str, kind: type, default: Any) -> Any:
+        """A list of plain values, as a tuple."""
+        values = self._rows.get(key, default)
+        if not isinstance(values, list | tuple) or not all(type(value) is kind for value in values):
+            self.fail(key, values, f"is not a list of {kind.__name__}", "Write for example [] for none")
+        return tuple(values)
+
     def section(self, key: str) -> _Table:
         rows = self._rows.get(key, {})
         if not isinstance(rows, dict):
@@ -218,8 +264,19 @@ class _Table:
         return [_Table(row, self._file, f"{key}[{number}].") for number, row in enumerate(rows)]
 
 
-_T = TypeVar("_T", FileSystemSettings, SpoolSettings, PackSettings, ManifestSettings, ScrubSettings, TargetSettings)
+_T = TypeVar(
+    "_T",
+    FileSystemSettings,
+    SpoolSettings,
+    PackSettings,
+    ManifestSettings,
+    ScrubSettings,
+    ReceiptSettings,
+    RecallSettings,
+    TargetSettings,
+)
 _KINDS: Mapping[str, type] = {"int": int, "float": float, "str": str, "bool": bool}
+_LISTS: Mapping[str, type] = {"tuple[str, ...]": str, "tuple[int, ...]": int}
 
 
 def _section(table: _Table, name: str, kind: type[_T]) -> _T:
@@ -232,6 +289,10 @@ def _fill(table: _Table, kind: type[_T]) -> _T:
     values = {}
     for field in fields:
         default = None if field.default is dataclasses.MISSING else field.default
+        inner = _LISTS.get(str(field.type))
+        if inner is not None:
+            values[field.name] = table.many(field.name, inner, default)
+            continue
         values[field.name] = table.get(field.name, _KINDS[str(field.type)], default)
         if isinstance(values[field.name], int | float) and values[field.name] < 0:
             table.fail(field.name, values[field.name], "is negative", "Write zero or more")
@@ -252,6 +313,16 @@ def _targets(table: _Table) -> list[TargetSettings]:
             section.fail("url", target.url, "is used twice", "One place is one copy: give each target its own")
         found.append(target)
     return found
+
+
+def _check_receipts(receipts: ReceiptSettings, table: _Table) -> None:
+    url = receipts.timestamp_url
+    if url and not url.startswith(("http://", "https://")):
+        table.fail(
+            "receipts.timestamp_url", url, "is not an http or https URL", "Write for example https://tsa.example"
+        )
+    if receipts.files_max < 1:
+        table.fail("receipts.files_max", receipts.files_max, "is less than one", "10000 is a good choice")
 
 
 def _check(configuration: Configuration, table: _Table) -> None:
@@ -281,6 +352,7 @@ def _check(configuration: Configuration, table: _Table) -> None:
     if configuration.scrub.period_seconds < 1:
         seconds = configuration.scrub.period_seconds
         table.fail("scrub.period_seconds", seconds, "is less than one", "2592000 (30 days) is a good choice")
+    _check_receipts(configuration.receipts, table)
     if packs.workers < 1:
         table.fail("packs.workers", packs.workers, "is less than one", "Write the number of processors")
     for number, target in enumerate(configuration.targets):

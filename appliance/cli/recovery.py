@@ -110,6 +110,7 @@ def _restore(
         namespace.close()
         store.close()
     chosen = _choose(report.configuration, args, archive)
+    archive_store.make_receipt_key(archive)  # the first one was on the lost machine alone
     report.problems += chosen.problems
     write(chosen.configuration.file, chosen.document)  # from here on this is an archive
     seconds = time.monotonic() - began
@@ -157,6 +158,9 @@ def _restore(
         console.say(
             f"{report.files} files are back in {archive}, as recorded {round(age)} seconds ago ({seconds:.1f} s). "
             "Bytes come when they are read; copies are verified in the background."
+        )
+        console.say(
+            "Receipts are signed with a new key from now on: `vna receipt --public-key` prints what verifies it."
         )
 
     console.result(answer, show)

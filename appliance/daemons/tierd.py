@@ -16,6 +16,7 @@ from appliance import config, system
 from appliance.config import Configuration, TargetSettings
 from appliance.control.client import ControlClient
 from appliance.control.recall import recall_methods
+from appliance.control.receipts import receipt_methods
 from appliance.control.server import ControlServer
 from appliance.control.tiering import TieringControl
 from appliance.control.tree import TreeClient
@@ -26,6 +27,7 @@ from vnafs.domain.faults import Faults
 from vnafs.domain.ids import TargetName
 from vnafs.index.engine import Engine
 from vnafs.pipeline.settings import Destination, TieringSettings
+from vnafs.receipts.timestamps import TimestampService
 from vnafs.targets.address import Address, parse_address
 from vnafs.targets.credentials import Credentials, find_credentials
 from vnafs.targets.limits import Limits
@@ -108,10 +110,20 @@ def run(configuration: Configuration, environ: Mapping[str, str], faults: Faults
         clock=clock,
         quiet_seconds=configuration.file_system.quiet_seconds,
     )
+    issuer = archive_store.open_issuer(
+        archive,
+        engine,
+        namespace,
+        manifests,
+        fold=tree.fold,
+        files_max=configuration.receipts.files_max,
+        service=_timestamp_service(configuration),
+        clock=clock,
+    )
     tiering.set_targets(wanted)
     server = ControlServer(
         os.path.join(configuration.folder("run"), "tierd.sock"),
-        [*recall_methods(tiering.recaller), *control.methods()],
+        [*recall_methods(tiering.recaller), *control.methods(), *receipt_methods(issuer)],
     )
     if not manifests.compare():
         scrub.start()
@@ -128,6 +140,12 @@ def run(configuration: Configuration, environ: Mapping[str, str], faults: Faults
     engine.close()
     namespace.close()
     return 0
+
+
+def _timestamp_service(configuration: Configuration) -> TimestampService | None:
+    """Raises NotFound, InvalidArgument for certificates that cannot be used."""
+    settings = configuration.receipts
+    return TimestampService(settings.timestamp_url, settings.timestamp_ca_file) if settings.timestamp_url else None
 
 
 def _abandon(engine: Engine) -> NoReturn:

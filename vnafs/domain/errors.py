@@ -309,6 +309,13 @@ class Refused(VnaError):
     http = 409
 
 
+class TooMuch(VnaError):
+    """{what} is more than one answer may hold ({limit}): {fix}."""
+
+    exit_code = 2
+    http = 413
+
+
 class NotYet(VnaError):
     """{what} is not done yet: {why}."""
 
