@@ -149,6 +149,10 @@ def _repository(parser: argparse.ArgumentParser, common: argparse.ArgumentParser
                 "--ack", default="durable" if fresh else None, metavar="LEVEL", help="written or durable"
             )
             action.add_argument("--copies", type=int, default=1 if fresh else None, metavar="N")
+        if name == "set":
+            for budget in ("bytes", "requests"):
+                about = f"{budget} brought back from targets in a day (UTC); 0 for no limit"
+                action.add_argument(f"--recall-{budget}-per-day", type=int, metavar="N", help=about)
     actions.add_parser("list", parents=[common]).set_defaults(run=repositories.every)
 
 

@@ -28,3 +28,7 @@ class Repository:
     """Verified copies before a file counts as replicated and may lose its local bytes."""
     retention_class: int = 0
     """Written into packs; files of different classes never share a pack."""
+    recall_bytes_per_day: int = 0
+    """Brought back from targets in a day (UTC); 0 for no limit."""
+    recall_requests_per_day: int = 0
+    """Asked of targets for it in a day; 0 for no limit."""

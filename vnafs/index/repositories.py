@@ -25,6 +25,8 @@ def put(tx: Transaction, repository: Repository) -> None:
         "acknowledgement": repository.acknowledgement.value,
         "copies_min": repository.copies_min,
         "retention_class": repository.retention_class,
+        "recall_bytes_per_day": repository.recall_bytes_per_day,
+        "recall_requests_per_day": repository.recall_requests_per_day,
     }
     tx.put(keys.repository(repository.id), bytes([_RECORD_VERSION]) + json.dumps(body).encode())
 
@@ -56,4 +58,6 @@ def _decode(number: RepositoryId, record: bytes) -> Repository:
         Acknowledgement(body["acknowledgement"]),
         body["copies_min"],
         body["retention_class"],
+        recall_bytes_per_day=body.get("recall_bytes_per_day", 0),  # older records have none
+        recall_requests_per_day=body.get("recall_requests_per_day", 0),
     )
