@@ -34,6 +34,7 @@ def change(args: argparse.Namespace, asking: Asking) -> int:
         recall_bytes_per_day=args.recall_bytes_per_day,
         recall_requests_per_day=args.recall_requests_per_day,
     )
+    asking.mount().call("tree.fold")  # tierd reads the rules there
     asking.tierd().call("targets.reload")  # what counts as replicated may have changed
     asking.console.result(row, lambda: _show(asking, [row]))
     return 0

@@ -102,6 +102,25 @@ def answered_of_inode(method: Callable[_P, Coroutine[Any, Any, _R]]) -> Callable
     return answered(found)
 
 
+def answered_to_reader(method: Callable[_P, Coroutine[Any, Any, _R]]) -> Callable[_P, Coroutine[Any, Any, _R]]:
+    """The same for read(2), which must not say EAGAIN: programs take that for a pipe that is empty, and go on.
+
+    Python's shutil then makes a short copy and calls it whole. ETIMEDOUT says as much and is always an error; the
+    kernel's NFS server makes the same of both.
+    """
+
+    @functools.wraps(method)
+    async def handler(*args: _P.args, **kwargs: _P.kwargs) -> _R:
+        try:
+            return await method(*args, **kwargs)
+        except pyfuse3.FUSEError as error:
+            if error.errno != errno.EAGAIN:
+                raise
+            raise pyfuse3.FUSEError(errno.ETIMEDOUT) from None
+
+    return handler
+
+
 def _caller(context: pyfuse3.RequestContext) -> Caller:
     return Caller(context.uid, context.gid, context.pid)
 
@@ -348,6 +367,7 @@ class Pyfuse3Engine(pyfuse3.Operations):
                 raise
         return pyfuse3.FileInfo(fh=handle.number, keep_cache=True)
 
+    @answered_to_reader
     @answered
     async def read(self, fh: int, offset: int, length: int) -> bytes:
         handle = self._fs.handle(fh)
