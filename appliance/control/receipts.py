@@ -17,7 +17,9 @@ def receipt_methods(issuer: Issuer) -> list[Method]:
     """Their declarations."""
 
     def standing(params: Mapping[str, Any], _: object) -> dict[str, Any]:
-        found = issuer.custodian.look(_paths(params), names_seconds_max=_seconds(params))
+        found = issuer.custodian.look(_paths(params))
+        if found.waits_for_names:  # as long as copies are missing nobody needs manifests in a hurry
+            found = issuer.custodian.look(_paths(params), names_seconds_max=_seconds(params))
         return {"files": len(found.files), "not_safe": found.not_safe, "why": found.why}
 
     def issue(params: Mapping[str, Any], _: object) -> dict[str, Any]:

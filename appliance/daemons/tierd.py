@@ -23,6 +23,7 @@ from appliance.control.tree import TreeClient
 from vnafs import store as archive_store
 from vnafs.domain.clock import SystemClock
 from vnafs.domain.copies import Capabilities
+from vnafs.domain.errors import ConfigurationInvalid, InvalidArgument, NotFound
 from vnafs.domain.faults import Faults
 from vnafs.domain.ids import TargetName
 from vnafs.index.engine import Engine
@@ -55,6 +56,7 @@ def run(configuration: Configuration, environ: Mapping[str, str], faults: Faults
     # A lease that is broken while it is held sends SIGIO, whose default is to end the process (fcntl(2)).
     signal.signal(signal.SIGIO, signal.SIG_IGN)
     wanted = destinations(configuration, environ)
+    service = _timestamp_service(configuration)
     system.raise_open_files()
     engine = archive_store.open_store(archive, faults=faults)
     namespace = archive_store.read_namespace(archive)
@@ -117,7 +119,7 @@ def run(configuration: Configuration, environ: Mapping[str, str], faults: Faults
         manifests,
         fold=tree.fold,
         files_max=configuration.receipts.files_max,
-        service=_timestamp_service(configuration),
+        service=service,
         clock=clock,
     )
     tiering.set_targets(wanted)
@@ -143,9 +145,18 @@ def run(configuration: Configuration, environ: Mapping[str, str], faults: Faults
 
 
 def _timestamp_service(configuration: Configuration) -> TimestampService | None:
-    """Raises NotFound, InvalidArgument for certificates that cannot be used."""
+    """Raises ConfigurationInvalid for certificates that cannot be used."""
     settings = configuration.receipts
-    return TimestampService(settings.timestamp_url, settings.timestamp_ca_file) if settings.timestamp_url else None
+    try:
+        return TimestampService(settings.timestamp_url, settings.timestamp_ca_file) if settings.timestamp_url else None
+    except (NotFound, InvalidArgument) as problem:
+        raise ConfigurationInvalid(
+            file=configuration.file,
+            key="receipts.timestamp_ca_file",
+            value=repr(settings.timestamp_ca_file),
+            why=str(problem).rstrip("."),
+            fix="Name a file of certificates in PEM",
+        ) from problem
 
 
 def _abandon(engine: Engine) -> NoReturn:

@@ -254,6 +254,35 @@ def test_without_a_usable_timestamp_the_receipt_comes_without_and_says_so(tmp_pa
         assert "timestamp service" in given["no_timestamp"]
         key = public_key(archive)
     assert verify(tmp_path / "out.json", "--key", key)["timestamp"] is None
+    verify(tmp_path / "out.json", "--key", key, "--timestamp-ca", authority.ca_file, check=3)
+
+
+def test_a_restored_archive_signs_with_a_key_of_its_own(tmp_path):
+    with an_archive(tmp_path, settings=SETTINGS) as archive:
+        (archive.share / "f").write_bytes(b"f" * 5000)
+        _, before = receipt(archive, archive.share / "f", name="before")
+        old = public_key(archive).rename(tmp_path / "old.pem")
+        archive.stop()
+        archive.archive.rename(tmp_path / "lost")
+        archive.vna(
+            "restore",
+            "--from",
+            f"file://{tmp_path}/one",
+            "--into",
+            archive.archive,
+            "--mount",
+            archive.mount,
+            "--no-serve",
+        )
+        archive.start("serve")
+        answer, after = receipt(archive, archive.share / "f", name="after", check=None)
+        assert not answer["key_is_new"]  # restore made it, and said so
+        assert after["public_key"] != before["public_key"]
+        assert after["archive"] == before["archive"]
+        assert after["files"][0]["sha256"] == before["files"][0]["sha256"]
+        key = public_key(archive)
+    verify(tmp_path / "before.json", "--key", old)
+    verify(tmp_path / "before.json", "--key", key, check=4)
 
 
 def test_an_authority_that_is_down_or_not_trusted_gives_none(tmp_path):

@@ -12,6 +12,8 @@ from vnafs.domain.ids import Sha256, TargetName
 from vnafs.domain.recipes import EMPTY
 from vnafs.domain.repositories import Repository
 
+NAME_NOT_RECORDED = "its name is not recorded yet on any target that has its bytes"
+
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class CustodyCopy:
@@ -60,7 +62,7 @@ def may_delete(file: Custody) -> Decision:
     elif file.state is FileState.PACKED:
         why = "its copies are verified and it is not called replicated yet"
     elif not any(copy.names_recorded for copy in file.copies):
-        why = "its name is not recorded yet on any target that has its bytes"
+        why = NAME_NOT_RECORDED
     else:
         return YES
     return Decision(yes=False, why=why)

@@ -7,7 +7,7 @@ import json
 import os
 from typing import Any
 
-from vnafs.domain.errors import Damaged, FormatUnknown, NotFound, TooMuch
+from vnafs.domain.errors import Damaged, FormatUnknown, NotFound, Refused, TooMuch
 from vnafs.receipts import document, jws, keys, page, timestamps
 from vnafs.receipts.timestamps import Stamp
 
@@ -26,8 +26,9 @@ class Verified:
 def verify(path: str, key_path: str, ca_path: str = "") -> Verified:
     """A receipt, signed JSON or page, that the key signed.
 
-    *ca_path* names certificates that its timestamp must lead to. Raises NotFound, InvalidArgument for files that cannot
-    be used, Damaged for whatever is not as it was signed, FormatUnknown for a later version.
+    *ca_path* names certificates that its timestamp must lead to, which it must have then. Raises Refused without one,
+    NotFound and InvalidArgument for files that cannot be used, Damaged for whatever is not as it was signed,
+    FormatUnknown for a later version.
     """
     key = keys.read_public(key_path)
     roots = timestamps.certificates(ca_path) if ca_path else []
@@ -37,6 +38,8 @@ def verify(path: str, key_path: str, ca_path: str = "") -> Verified:
     if payload.get("type") != "vnafs-receipt" or payload.get("version") != document.VERSION:
         raise FormatUnknown(what="The receipt", found=payload.get("version"), known=document.VERSION)
     token = timestamps.token_of(envelope)
+    if token is None and roots:
+        raise Refused(what="The receipt", why="its signature is right, and it has no timestamp by a third party")
     return Verified(payload, None if token is None else timestamps.check(token, envelope["signature"], roots))
 
 

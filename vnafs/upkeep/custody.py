@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from vnafs.domain.clock import Clock, Instant
 from vnafs.domain.copies import CopyState
-from vnafs.domain.custody import Custody, CustodyCopy, may_delete
+from vnafs.domain.custody import NAME_NOT_RECORDED, Custody, CustodyCopy, may_delete
 from vnafs.domain.errors import NotFound, Refused, TooMuch
 from vnafs.domain.files import FileState
 from vnafs.domain.ids import ROOT, Inode, PackNumber, TargetName, Version
@@ -43,6 +43,12 @@ class Found:
     def not_safe(self) -> int:
         """How many the sender should keep."""
         return sum(1 for file in self.files if not may_delete(file).yes)
+
+    @property
+    def waits_for_names(self) -> bool:
+        """Whether all that is missing is that some name reaches a target, which is a matter of a moment."""
+        decisions = [decision for file in self.files if not (decision := may_delete(file)).yes]
+        return bool(decisions) and all(decision.why == NAME_NOT_RECORDED for decision in decisions)
 
     @property
     def why(self) -> str:
