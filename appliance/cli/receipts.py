@@ -10,7 +10,7 @@ from typing import Any
 
 from appliance.cli.asking import Asking
 from appliance.cli.console import Console, printable
-from vnafs.domain.errors import AlreadyExists, InvalidArgument, NotFound, VnaError
+from vnafs.domain.errors import AlreadyExists, InvalidArgument, NotFound, RequestInvalid, VnaError
 from vnafs.receipts import jws, keys, page
 
 POLL_SECONDS = 0.5
@@ -22,7 +22,7 @@ def receipt(args: argparse.Namespace, asking: Asking) -> int:
     if args.public_key:
         return _public_key(asking)
     if not args.paths:
-        raise InvalidArgument(why="name the files or folders that the receipt is for")
+        raise RequestInvalid(method="vna receipt", why="name the files or folders that it is for")
     paths = [_below_mount(path, asking.configuration.mount) for path in args.paths]
     until = time.monotonic() + args.timeout
     tierd = asking.tierd()
@@ -103,7 +103,7 @@ def verify(args: argparse.Namespace, console: Console) -> int:
     from vnafs.receipts import verifying  # noqa: PLC0415 - no other command needs it
 
     if len(args.paths) != 2 or not args.key:
-        raise InvalidArgument(why="write vna receipt verify FILE --key PUBLIC")
+        raise RequestInvalid(method="vna receipt verify", why="write vna receipt verify FILE --key PUBLIC")
     found = verifying.verify(args.paths[1], args.key, args.timestamp_ca or "")
     payload = found.payload
     stamp = None if found.stamp is None else {"time": str(found.stamp.time), "trusted": found.stamp.trusted}

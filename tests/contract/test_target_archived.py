@@ -12,8 +12,9 @@ from azure.storage.blob import ContainerClient
 
 from tests.contract.conftest import Place
 from tests.servers.azurite import azurite
-from tests.servers.endpoints import S3Endpoint
+from tests.servers.endpoints import AzureEndpoint, S3Endpoint
 from tests.servers.moto import moto
+from tests.servers.proxy import Fault, proxy
 from vnafs.domain.clock import SystemClock
 from vnafs.domain.errors import ObjectArchived, ObjectMissing
 from vnafs.domain.ids import ObjectName, Span, TargetName
@@ -96,4 +97,32 @@ def test_azure_blobs_in_the_archive_tier_are_asked_back_once() -> None:
         assert target.rehydrate(A).thaw is Thaw.ASKED
         assert target.rehydrate(A) == READY  # the emulator has it back at once
         assert b"".join(target.get(A)) == DATA
+        target.close()
+
+
+def test_what_real_services_say_while_it_is_on_its_way_is_understood(
+    moto_server: S3Endpoint, azurite_server: AzureEndpoint
+) -> None:
+    """The emulators never say these; the services document them."""
+    bucket, container = moto_server.make_bucket(), azurite_server.make_container()
+    client = moto_server.client()
+    client.put_object(Bucket=bucket, Key=A, Body=DATA, StorageClass="GLACIER")
+    with proxy(moto_server.url) as s3, proxy(azurite_server.url) as azure:
+        address = parse_address(moto_server.target_url(bucket, "", s3.url))
+        target = open_target(
+            TargetName("s3"), address, find_credentials(address, environ=moto_server.environ()), SystemClock()
+        )
+        s3.script(Fault(method="POST", answer=409, code="RestoreAlreadyInProgress"))
+        assert target.rehydrate(A).thaw is Thaw.PENDING
+        assert s3.waiting == 0
+        target.close()
+        address = parse_address(azurite_server.target_url(container, "", azure.url))
+        target = open_target(
+            TargetName("az"), address, find_credentials(address, environ=azurite_server.environ()), SystemClock()
+        )
+        target.put(A, BytesBody(DATA))
+        azure.script(Fault(method="GET", answer=409, code="BlobBeingRehydrated"))
+        with pytest.raises(ObjectArchived):
+            list(target.get(A))
+        assert azure.waiting == 0
         target.close()

@@ -1,8 +1,8 @@
 """Budgets: how much a repository may have brought back from targets in a day, in bytes and in requests.
 
-What a repository has used stands in one row of the store, written before the request is made: so it survives restarts,
-and a crash never lets more through. A day is a day in UTC, by the clock that is given. A repository without a budget
-costs nothing and is not counted. Any thread.
+What a repository has used stands in one row of the store, written before the request is made: it survives restarts and
+kill -9, and may be some requests behind after loss of power. A day is a day in UTC, by the clock that is given. A
+repository without a budget costs nothing and is not counted. Any thread.
 """
 
 from __future__ import annotations
