@@ -80,10 +80,16 @@ def writers(folder: Path, seconds: float) -> list[float]:
 
 
 def one_round(
-    archive: Archive, server: Servers, stubs: dict[Path, str], number: int, seconds: float
+    archive: Archive, server: Servers, openers_count: int, number: int, seconds: float
 ) -> tuple[list[float], list[float]]:
-    """Times alone and beside the openers."""
-    archive.wait()
+    """Times alone and beside the openers. Stubs are new each time: packs of old ones may be in the recall cache."""
+    stubs = {}
+    for stub in range(openers_count):
+        data = os.urandom(30_000)
+        path = archive.share / f"stub-{number}-{stub:03d}"
+        path.write_bytes(data)
+        stubs[path] = hashlib.sha256(data).hexdigest()
+    archive.wait(seconds=300)
     archive.vna("evict", *stubs)
     server.hang(hangs=True)
     try:
@@ -104,16 +110,10 @@ def measure(folder: Path, *, rounds: int, seconds: float, openers: int, ack: str
     with moto_servers() as (server, endpoint):
         targets = {"dead": endpoint.target_url(endpoint.make_bucket())}
         with an_archive(folder, targets, "--ack", ack, environ=endpoint.environ(), settings=SETTINGS) as archive:
-            stubs = {}
-            for number in range(openers):
-                data = os.urandom(30_000)
-                path = archive.share / f"stub-{number:03d}"
-                path.write_bytes(data)
-                stubs[path] = hashlib.sha256(data).hexdigest()
             alone: list[float] = []
             beside: list[float] = []
             for number in range(rounds):
-                found = one_round(archive, server, stubs, number, seconds)
+                found = one_round(archive, server, openers, number, seconds)
                 alone += found[0]
                 beside += found[1]
     shown = {"alone": _shown(alone), "beside": _shown(beside)}
