@@ -113,6 +113,39 @@ class DrillSettings:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
+class ReceiptSettings:
+    """[receipts]: what senders are told."""
+
+    timestamp_url: str = ""
+    """A service that stamps each receipt (RFC 3161); empty for none."""
+    timestamp_ca_file: str = ""
+    """Certificates in PEM that its answers must lead to."""
+    files_max: int = 10_000
+    """In one receipt."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class RecallSettings:
+    """[recall]: who never makes bytes come back from targets."""
+
+    never_processes: tuple[str, ...] = (
+        "updatedb",
+        "updatedb.mlocate",
+        "updatedb.plocate",
+        "find",
+        "mdworker",
+        "mdworker_shared",
+        "tracker-extract-3",
+        "tracker-miner-fs-3",
+        "baloo_file",
+        "baloo_file_extractor",
+    )
+    """Programs by name; they get EACCES when they open a stub."""
+    never_uids: tuple[int, ...] = ()
+    """Users by number; the same."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
 class TargetSettings:
     """One [[target]]."""
 
@@ -138,6 +171,8 @@ class Configuration:
     scrub: ScrubSettings = ScrubSettings()
     encryption: EncryptionSettings = EncryptionSettings()
     drill: DrillSettings = DrillSettings()
+    receipts: ReceiptSettings = ReceiptSettings()
+    recall: RecallSettings = RecallSettings()
     targets: tuple[TargetSettings, ...] = ()
 
     @property
@@ -183,9 +218,8 @@ def text(archive: str) -> str:
 def parse(document: Mapping[str, Any], *, archive: str, file: str) -> Configuration:
     """Check a parsed document as a whole. Raises ConfigurationInvalid at the first problem."""
     table = _Table(document, file, "")
-    table.only(
-        {"version", "mount", "file_system", "spool", "packs", "manifests", "scrub", "encryption", "drill", "target"}
-    )
+    sections = {field.name for field in dataclasses.fields(Configuration)} - {"archive", "targets"}
+    table.only({"version", "target", *sections})
     version = table.get("version", int, 1)
     if version != 1:
         table.fail("version", version, "this program knows version 1", "Use a newer vnafs")
@@ -202,6 +236,8 @@ def parse(document: Mapping[str, Any], *, archive: str, file: str) -> Configurat
         scrub=_section(table, "scrub", ScrubSettings),
         encryption=_section(table, "encryption", EncryptionSettings),
         drill=_section(table, "drill", DrillSettings),
+        receipts=_section(table, "receipts", ReceiptSettings),
+        recall=_section(table, "recall", RecallSettings),
         targets=tuple(_targets(table)),
     )
     _check(configuration, table)
@@ -236,6 +272,13 @@ class _Table:
             self.fail(key, value, f"is not of type {kind.__name__}", f"Write a value of type {kind.__name__}")
         return value
 
+    def many(self, key: str, kind: type, default: Any) -> Any:
+        """A list of plain values, as a tuple."""
+        values = self._rows.get(key, default)
+        if not isinstance(values, list | tuple) or not all(type(value) is kind for value in values):
+            self.fail(key, values, f"is not a list of {kind.__name__}", "Write for example [] for none")
+        return tuple(values)
+
     def section(self, key: str) -> _Table:
         rows = self._rows.get(key, {})
         if not isinstance(rows, dict):
@@ -258,9 +301,12 @@ _T = TypeVar(
     ScrubSettings,
     EncryptionSettings,
     DrillSettings,
+    ReceiptSettings,
+    RecallSettings,
     TargetSettings,
 )
 _KINDS: Mapping[str, type] = {"int": int, "float": float, "str": str, "bool": bool}
+_LISTS: Mapping[str, type] = {"tuple[str, ...]": str, "tuple[int, ...]": int}
 
 
 def _section(table: _Table, name: str, kind: type[_T]) -> _T:
@@ -273,6 +319,10 @@ def _fill(table: _Table, kind: type[_T]) -> _T:
     values = {}
     for field in fields:
         default = None if field.default is dataclasses.MISSING else field.default
+        inner = _LISTS.get(str(field.type))
+        if inner is not None:
+            values[field.name] = table.many(field.name, inner, default)
+            continue
         values[field.name] = table.get(field.name, _KINDS[str(field.type)], default)
         if isinstance(values[field.name], int | float) and values[field.name] < 0:
             table.fail(field.name, values[field.name], "is negative", "Write zero or more")
@@ -304,6 +354,16 @@ def _check_periods(configuration: Configuration, table: _Table) -> None:
         table.fail("drill.period_seconds", seconds, "is less than an hour", "2592000 (30 days) is a good choice")
 
 
+def _check_receipts(receipts: ReceiptSettings, table: _Table) -> None:
+    url = receipts.timestamp_url
+    if url and not url.startswith(("http://", "https://")):
+        table.fail(
+            "receipts.timestamp_url", url, "is not an http or https URL", "Write for example https://tsa.example"
+        )
+    if receipts.files_max < 1:
+        table.fail("receipts.files_max", receipts.files_max, "is less than one", "10000 is a good choice")
+
+
 def _check(configuration: Configuration, table: _Table) -> None:
     """What one key cannot know of another."""
     spool, packs = configuration.spool, configuration.packs
@@ -326,6 +386,7 @@ def _check(configuration: Configuration, table: _Table) -> None:
             "2147483648 (2 GiB) is a good choice",
         )
     _check_periods(configuration, table)
+    _check_receipts(configuration.receipts, table)
     if packs.workers < 1:
         table.fail("packs.workers", packs.workers, "is less than one", "Write the number of processors")
     for number, target in enumerate(configuration.targets):

@@ -10,7 +10,8 @@ An archive is one folder:
     cache/       packs fetched ahead
     frozen/      copies of files that stay open, while they are packed (sole writer: tierd)
     manifests/   what rebuilds this index, as it is on every target (sole writer: tierd)
-    keys/        the keyring of an encrypted archive        (sole writer: tierd), and the secret that opens it
+    keys/        the keyring of an encrypted archive (sole writer: tierd), the secret that opens it, and the key that
+                 signs receipts
     run/         control sockets, and what is being encoded should that kill tierd
 """
 
@@ -42,6 +43,8 @@ if TYPE_CHECKING:
     from vnafs.pipeline.keys import Keys
     from vnafs.pipeline.runner import Tiering
     from vnafs.pipeline.settings import TieringSettings
+    from vnafs.receipts.timestamps import TimestampService
+    from vnafs.upkeep.issue import Issuer
     from vnafs.upkeep.manifests import Manifests
     from vnafs.upkeep.scrub import Scrub, ScrubSettings
 
@@ -263,6 +266,42 @@ def open_scrub(
         manifests=manifests.look_again,
         clock=clock,
         fatal=fatal,
+    )
+
+
+def make_receipt_key(archive: str) -> None:
+    """Make the key that signs the archive's receipts, unless there is one. Raises NoSpace, StorageFailed."""
+    from vnafs.receipts import keys as receipt_keys  # noqa: PLC0415 - loads a library that serving never needs
+
+    receipt_keys.ensure(folder(archive, "keys"))
+
+
+def open_issuer(
+    archive: str,
+    store: Engine,
+    namespace: Engine,
+    manifests: Manifests,
+    *,
+    fold: Callable[[], None],
+    files_max: int,
+    service: TimestampService | None,
+    clock: Clock,
+) -> Issuer:
+    """What vouches for the archive's files."""
+    from vnafs.upkeep.custody import Custodian  # noqa: PLC0415 - only tierd needs them
+    from vnafs.upkeep.issue import Issuer  # noqa: PLC0415 - the same
+
+    custodian = Custodian(
+        store,
+        namespace,
+        manifests,
+        Spool(folder(archive, "spool")).local_path,
+        fold=fold,
+        files_max=files_max,
+        clock=clock,
+    )
+    return Issuer(
+        custodian, archive=archive_id(namespace, archive), keys_folder=folder(archive, "keys"), service=service
     )
 
 

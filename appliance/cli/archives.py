@@ -91,6 +91,7 @@ def init(args: argparse.Namespace, console: Console) -> int:
         tree.close()
     finally:
         engine.close()
+    archive_store.make_receipt_key(archive)
     write(file, document)
     answer = {
         "archive": archive,

@@ -50,7 +50,7 @@ def status(args: argparse.Namespace, asking: Asking) -> int:
         if answer["manifests"]["why"]:
             say(f"WARNING: the last changes were not recorded for targets: {answer['manifests']['why']}")
         say(_scrub_shown(answer["scrub"]))
-        for line in drills.lines(answer, asking.configuration.drill.period_seconds):
+        for line in (*drills.lines(answer, asking.configuration.drill.period_seconds), *_recalls_shown(answer)):
             say(line)
         if answer["failure"]:
             say(f"FAILED: {answer['failure']}")
@@ -98,6 +98,31 @@ def _scrub_shown(found: Mapping[str, Any]) -> str:
     return f"WARNING: {seen}; {wrong} were wrong" if wrong else seen
 
 
+def _recalls_shown(answer: Mapping[str, Any]) -> list[str]:
+    """Budgets, and who was refused since mount began; nothing where there is neither."""
+    rules = {row["name"]: row for row in answer["repositories"]}
+    lines = []
+    for used in answer["recalled_today"]:
+        rule = rules[used["repository"]]
+        limit_bytes, limit = rule["recall_bytes_per_day"], rule["recall_requests_per_day"]
+        lines.append(
+            f"recalled today: {used['repository']} {shown.size(used['size_bytes'])}"
+            f" of {shown.size(limit_bytes) if limit_bytes else 'any'}, {used['requests']} requests of {limit or 'any'}"
+        )
+    refused = {code: times for code, times in answer["recalls_refused"].items() if times}
+    if refused:
+        said = ", ".join(f"{times} {_REFUSED.get(code, code)}" for code, times in sorted(refused.items()))
+        lines.append(f"recalls refused since mount began: {said}")
+    return lines
+
+
+_REFUSED = {
+    "RecallBudgetSpent": "past a budget",
+    "RecallForbidden": "to processes or users that never recall",
+    "Rehydrating": "while bytes come back from an archive class",
+}
+
+
 def _staying_open(standing: Mapping[str, Any], late_seconds: float) -> list[str]:
     """What there is to say of files that nobody lets be sealed."""
     lines = []
@@ -132,6 +157,7 @@ def _file_status(path: str, asking: Asking) -> int:
                 "state": state.label,
                 "size_bytes": facts["size_bytes"],
                 "sha256": facts["sha256"],
+                "rehydrating": asking.tierd().call("tiering.rehydrating", inode=inode),
                 "copies": asking.tierd().call("tiering.copies", inode=inode),
                 "copy_as_of": None if is_protected else asking.tierd().call("tiering.copy_as_of", inode=inode),
             }
@@ -143,7 +169,7 @@ def _file_status(path: str, asking: Asking) -> int:
             [
                 [
                     row["path"],
-                    row["state"],
+                    _state(row),
                     shown.size(row["size_bytes"]),
                     (row["sha256"] or "")[:16],
                     _copies(row),
@@ -153,6 +179,13 @@ def _file_status(path: str, asking: Asking) -> int:
         ),
     )
     return DONE
+
+
+def _state(row: Mapping[str, Any]) -> str:
+    thaw = row["rehydrating"]
+    if row["state"] != FileState.STUB.label or thaw is None:
+        return str(row["state"])
+    return f"rehydrating, expected by {_time(thaw['until'])}"
 
 
 def _copies(row: Mapping[str, Any]) -> str:

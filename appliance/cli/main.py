@@ -42,6 +42,8 @@ def _run(args: argparse.Namespace, console: Console, environ: Mapping[str, str])
         return archives.init(args, console)
     if args.command == "restore":
         return recovery.restore(args, console, environ)
+    if args.command == "receipt":
+        return _receipt_of(args, console, environ)
     configuration = config.load(args.archive)
     if args.command == "mount":
         return archives.mount(args, configuration)
@@ -51,6 +53,14 @@ def _run(args: argparse.Namespace, console: Console, environ: Mapping[str, str])
         return archives.serve(configuration, environ)
     command: Callable[[argparse.Namespace, Asking], int] = args.run
     return command(args, Asking(console, configuration, environ))
+
+
+def _receipt_of(args: argparse.Namespace, console: Console, environ: Mapping[str, str]) -> int:
+    from appliance.cli import receipts  # noqa: PLC0415 - loads a library that no other command needs
+
+    if args.paths[:1] == ["verify"]:
+        return receipts.verify(args, console)
+    return receipts.receipt(args, Asking(console, config.load(args.archive), environ))
 
 
 def _common(archive: str, level: str, *, as_json: bool | str) -> argparse.ArgumentParser:
@@ -108,6 +118,7 @@ def _parser(environ: Mapping[str, str]) -> argparse.ArgumentParser:
     verify = command("verify", "read copies again and compare", files.verify)
     verify.add_argument("paths", nargs="*", metavar="PATH")
     command("lost", "list acknowledged files without a verified copy", files.lost)
+    _receipt(command("receipt", "sign what became of files, for their sender; or verify FILE"))
     restore = command("restore", "rebuild an archive from one target alone, and serve it")
     restore.add_argument("--from", dest="source", required=True, metavar="URL", help="file://, s3:// or azure://")
     restore.add_argument("--into", required=True, metavar="DIR", help="an empty folder, the new archive")
@@ -128,6 +139,15 @@ def _parser(environ: Mapping[str, str]) -> argparse.ArgumentParser:
     return parser
 
 
+def _receipt(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("paths", nargs="*", metavar="PATH", help="files or folders; or: verify FILE")
+    parser.add_argument("--out", metavar="NAME", help="write NAME.json and NAME.html")
+    parser.add_argument("--timeout", type=float, default=30.0, metavar="SECONDS", help="wait so long for copies (30)")
+    parser.add_argument("--public-key", action="store_true", help="print the key that verifies receipts")
+    parser.add_argument("--key", metavar="PUBLIC", help="to verify: that key, in a file")
+    parser.add_argument("--timestamp-ca", metavar="FILE", help="to verify: certificates that a timestamp must lead to")
+
+
 def _repository(parser: argparse.ArgumentParser, common: argparse.ArgumentParser) -> None:
     actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
     for name, run in (("add", repositories.add), ("set", repositories.change), ("remove", repositories.remove)):
@@ -144,6 +164,10 @@ def _repository(parser: argparse.ArgumentParser, common: argparse.ArgumentParser
                 action.add_argument(
                     "--encryption", choices=["on", "off"], help="of its packs; as the archive, unless told"
                 )
+        if name == "set":
+            for budget in ("bytes", "requests"):
+                about = f"{budget} brought back from targets in a day (UTC); 0 for no limit"
+                action.add_argument(f"--recall-{budget}-per-day", type=int, metavar="N", help=about)
     actions.add_parser("list", parents=[common]).set_defaults(run=repositories.every)
 
 

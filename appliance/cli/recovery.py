@@ -119,6 +119,7 @@ def _restore(
         namespace.close()
         store.close()
     chosen = _choose(report.configuration, args, archive)
+    archive_store.make_receipt_key(archive)  # the first one was on the lost machine alone
     report.problems += chosen.problems
     if unlocked is not None:
         keys.settle(chosen.configuration, unlocked)
@@ -168,6 +169,9 @@ def _restore(
         console.say(
             f"{report.files} files are back in {archive}, as recorded {round(age)} seconds ago ({seconds:.1f} s). "
             "Bytes come when they are read; copies are verified in the background."
+        )
+        console.say(
+            "Receipts are signed with a new key from now on: `vna receipt --public-key` prints what verifies it."
         )
 
     console.result(answer, show)

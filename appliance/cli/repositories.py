@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from appliance import keys
+from appliance.cli import console as shown
 from appliance.cli.asking import Asking
 from vnafs.domain.errors import Refused
 
@@ -33,7 +34,15 @@ def every(_: argparse.Namespace, asking: Asking) -> int:
 
 def change(args: argparse.Namespace, asking: Asking) -> int:
     """Change a repository's rules."""
-    row = asking.mount().call("repository.set", name=args.name, acknowledgement=args.ack, copies_min=args.copies)
+    row = asking.mount().call(
+        "repository.set",
+        name=args.name,
+        acknowledgement=args.ack,
+        copies_min=args.copies,
+        recall_bytes_per_day=args.recall_bytes_per_day,
+        recall_requests_per_day=args.recall_requests_per_day,
+    )
+    asking.mount().call("tree.fold")  # tierd reads the rules there
     asking.tierd().call("targets.reload")  # what counts as replicated may have changed
     asking.console.result(row, lambda: _show(asking, [row]))
     return 0
@@ -48,6 +57,16 @@ def remove(args: argparse.Namespace, asking: Asking) -> int:
 
 def _show(asking: Asking, rows: Sequence[Mapping[str, Any]]) -> None:
     asking.console.table(
-        ["repository", "acknowledgement", "copies", "encrypted"],
-        [[row["name"], row["acknowledgement"], row["copies_min"], "yes" if row["encrypted"] else "NO"] for row in rows],
+        ["repository", "acknowledgement", "copies", "encrypted", "recall a day"],
+        [
+            [row["name"], row["acknowledgement"], row["copies_min"], "yes" if row["encrypted"] else "NO", _budget(row)]
+            for row in rows
+        ],
     )
+
+
+def _budget(row: Mapping[str, Any]) -> str:
+    size_bytes, requests = row["recall_bytes_per_day"], row["recall_requests_per_day"]
+    parts = [shown.size(size_bytes)] if size_bytes else []
+    parts += [f"{requests} requests"] if requests else []
+    return ", ".join(parts) or "any"

@@ -16,8 +16,13 @@ from vnafs.fs.filesystem import Filesystem
 RecallWhole = Callable[[Inode, Version], None]
 
 
-def mount_methods(filesystem: Filesystem, run: Run, recall: RecallWhole) -> list[Method]:
-    """Their declarations; *run* runs work where the tree may be touched, *recall* blocks its own thread."""
+def mount_methods(
+    filesystem: Filesystem, run: Run, recall: RecallWhole, refused: Callable[[], Mapping[str, int]]
+) -> list[Method]:
+    """Their declarations; *run* runs work where the tree may be touched, *recall* blocks its own thread.
+
+    *refused* counts recalls that were refused, by reason.
+    """
     repositories = filesystem.repositories
 
     def every(_: Mapping[str, Any], __: object) -> list[dict[str, Any]]:
@@ -43,6 +48,9 @@ def mount_methods(filesystem: Filesystem, run: Run, recall: RecallWhole) -> list
                 changes["acknowledgement"] = acknowledgement(params["acknowledgement"])
             if params.get("copies_min") is not None:
                 changes["copies_min"] = int(params["copies_min"])
+            for budget in ("recall_bytes_per_day", "recall_requests_per_day"):
+                if params.get(budget) is not None:
+                    changes[budget] = int(params[budget])
             return repositories.set(dataclasses.replace(known, **changes))
 
         return shown(run(apply))
@@ -60,6 +68,7 @@ def mount_methods(filesystem: Filesystem, run: Run, recall: RecallWhole) -> list
             "drops_pending": filesystem.drops_pending,
             "failure": str(filesystem.failure or ""),
             "repositories": every({}, None),
+            "recalls_refused": dict(refused()),
         }
 
     return [
@@ -89,4 +98,6 @@ def shown(repository: Repository) -> dict[str, Any]:
         "acknowledgement": repository.acknowledgement.value,
         "copies_min": repository.copies_min,
         "encrypted": repository.encrypted,
+        "recall_bytes_per_day": repository.recall_bytes_per_day,
+        "recall_requests_per_day": repository.recall_requests_per_day,
     }

@@ -67,6 +67,7 @@ class TieringControl:
             Method("tiering.verify", self.verify, audit="tiering:copies:verified"),
             Method("tiering.lost", self.lost, role="viewer"),
             Method("tiering.copies", self.copies, role="viewer"),
+            Method("tiering.rehydrating", self.rehydrating, role="viewer"),
             Method("tiering.copy_as_of", self.copy_as_of, role="viewer"),
             Method("keys.list", self.keys, role="administrator"),
             Method("keys.rotate", self.rotate_key, role="administrator", audit="keys:repository:rotated"),
@@ -94,11 +95,20 @@ class TieringControl:
             "oldest_unprotected_seconds": self._oldest_seconds(),
             "staying_open": dataclasses.asdict(self._tiering.protector.standing),
             "stalled": self._tiering.stalled,
+            "recalled_today": self._recalled_today(),
             "manifests": self._manifests_shown(),
             "scrub": dataclasses.asdict(self._scrub.findings),
             "drills": drills.every(self._store),
             "targets": self.targets({}, __),
         }
+
+    def _recalled_today(self) -> list[dict[str, Any]]:
+        """Of repositories that have a budget."""
+        return [
+            {"repository": row.name, **dataclasses.asdict(self._tiering.budgets.used(row.id))}
+            for row in self._namespace.repositories()
+            if row.recall_bytes_per_day or row.recall_requests_per_day
+        ]
 
     def _manifests_shown(self) -> dict[str, Any]:
         here = self._manifests.ledger.position()
@@ -209,6 +219,13 @@ class TieringControl:
         """The verified copies of one file."""
         facts = self._namespace.facts(Inode(params["inode"]))
         return [{"target": copy.target, "verified": copy.verified} for copy in self._tiering.copies_of(facts)]
+
+    def rehydrating(self, params: Mapping[str, Any], _: Emit) -> dict[str, Any] | None:
+        """Since when bytes of one file are on their way back from an archive class; None when none are."""
+        found = [thaw for pack in self._packs_of([params["inode"]]) if (thaw := self._tiering.thaws.of(pack.number))]
+        if not found:
+            return None
+        return {"since": min(thaw.since for thaw in found), "until": max(thaw.until for thaw in found)}
 
     def copy_as_of(self, params: Mapping[str, Any], _: Emit) -> dict[str, Any] | None:
         """The youngest verified copy of a file that stays open, as it was at some moment; None without one."""

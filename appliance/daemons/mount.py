@@ -32,6 +32,7 @@ from vnafs.domain.files import FileFacts, FileState
 from vnafs.domain.ids import Inode, Sha256, Span, Version
 from vnafs.fs.filesystem import Filesystem
 from vnafs.fs.settings import Settings
+from vnafs.fuse.admission import Admission
 from vnafs.fuse.pyfuse3 import MountOptions, serve, together
 from vnafs.pipeline.held import copies_of_content
 
@@ -108,10 +109,14 @@ async def _serve(configuration: Configuration, filesystem: Filesystem) -> None:
     def recall(inode: Inode, version: Version) -> None:
         trio.from_thread.run(recaller.recall, inode, version, trio_token=token)
 
-    methods = [*tree_methods(filesystem, in_loop), *mount_methods(filesystem, in_loop, recall)]
+    admission = Admission(configuration.recall.never_processes, configuration.recall.never_uids)
+    methods = [
+        *tree_methods(filesystem, in_loop),
+        *mount_methods(filesystem, in_loop, recall, admission.refused),
+    ]
     server = ControlServer(os.path.join(configuration.folder("run"), "mount.sock"), methods)
     server.start()
-    options = MountOptions(allow_other=configuration.file_system.allow_other and os.geteuid() == 0)
+    options = MountOptions(allow_other=configuration.file_system.allow_other and os.geteuid() == 0, admission=admission)
     try:
         with trio.CancelScope() as scope:
             served = functools.partial(

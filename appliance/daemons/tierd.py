@@ -16,16 +16,19 @@ from appliance import config, keys, system
 from appliance.config import Configuration, TargetSettings
 from appliance.control.client import ControlClient
 from appliance.control.recall import recall_methods
+from appliance.control.receipts import receipt_methods
 from appliance.control.server import ControlServer
 from appliance.control.tiering import TieringControl
 from appliance.control.tree import TreeClient
 from vnafs import store as archive_store
 from vnafs.domain.clock import SystemClock
 from vnafs.domain.copies import Capabilities
+from vnafs.domain.errors import ConfigurationInvalid, InvalidArgument, NotFound
 from vnafs.domain.faults import Faults
 from vnafs.domain.ids import TargetName
 from vnafs.index.engine import Engine
 from vnafs.pipeline.settings import Destination, TieringSettings
+from vnafs.receipts.timestamps import TimestampService
 from vnafs.targets.address import Address, parse_address
 from vnafs.targets.credentials import Credentials, find_credentials
 from vnafs.targets.limits import Limits
@@ -56,6 +59,7 @@ def run(configuration: Configuration, environ: Mapping[str, str], faults: Faults
     signal.signal(signal.SIGIO, signal.SIG_IGN)
     wanted = destinations(configuration, environ)
     secret = keys.secret(configuration, environ)
+    service = _timestamp_service(configuration)
     system.raise_open_files()
     engine = archive_store.open_store(archive, faults=faults)
     namespace = archive_store.read_namespace(archive)
@@ -113,10 +117,20 @@ def run(configuration: Configuration, environ: Mapping[str, str], faults: Faults
         clock=clock,
         quiet_seconds=configuration.file_system.quiet_seconds,
     )
+    issuer = archive_store.open_issuer(
+        archive,
+        engine,
+        namespace,
+        manifests,
+        fold=tree.fold,
+        files_max=configuration.receipts.files_max,
+        service=service,
+        clock=clock,
+    )
     tiering.set_targets(wanted)
     server = ControlServer(
         os.path.join(configuration.folder("run"), "tierd.sock"),
-        [*recall_methods(tiering.recaller), *control.methods()],
+        [*recall_methods(tiering.recaller), *control.methods(), *receipt_methods(issuer)],
     )
     if not manifests.compare():
         scrub.start()
@@ -133,6 +147,21 @@ def run(configuration: Configuration, environ: Mapping[str, str], faults: Faults
     engine.close()
     namespace.close()
     return 0
+
+
+def _timestamp_service(configuration: Configuration) -> TimestampService | None:
+    """Raises ConfigurationInvalid for certificates that cannot be used."""
+    settings = configuration.receipts
+    try:
+        return TimestampService(settings.timestamp_url, settings.timestamp_ca_file) if settings.timestamp_url else None
+    except (NotFound, InvalidArgument) as problem:
+        raise ConfigurationInvalid(
+            file=configuration.file,
+            key="receipts.timestamp_ca_file",
+            value=repr(settings.timestamp_ca_file),
+            why=str(problem).rstrip("."),
+            fix="Name a file of certificates in PEM",
+        ) from problem
 
 
 def _abandon(engine: Engine) -> NoReturn:

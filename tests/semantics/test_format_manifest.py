@@ -516,6 +516,8 @@ def test_m14_names_lead_to_inodes_and_everything_is_where_the_tables_say(state):
         "copies_min": 1,
         "retention_class": 4,
         "encrypted": False,
+        "recall_bytes_per_day": 0,
+        "recall_requests_per_day": 0,
     }
 
 

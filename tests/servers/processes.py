@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import time
@@ -51,6 +52,11 @@ class Servers:
             )
         self._running.append((name, process))
         return process
+
+    def hang(self, *, hangs: bool) -> None:
+        """Every process stands still, as a dead server does whose machine still takes connections; or goes on."""
+        for _name, process in self._running:
+            process.send_signal(signal.SIGSTOP if hangs else signal.SIGCONT)
 
     def run(self, *command: str, seconds: float = 60) -> str:
         """Run a command to its end; its output."""

@@ -15,6 +15,8 @@ SECTIONS = {
     "[scrub]": config.ScrubSettings,
     "[encryption]": config.EncryptionSettings,
     "[drill]": config.DrillSettings,
+    "[receipts]": config.ReceiptSettings,
+    "[recall]": config.RecallSettings,
     "[[target]]": config.TargetSettings,
 }
 
@@ -52,6 +54,10 @@ def test_an_empty_file_but_for_the_mount_gives_every_default():
         ({"spool": {"reserve_bytes": -1}}, "spool.reserve_bytes", "-1"),
         ({"spool": {"low_watermark_percent": 90.0}}, "spool.low_watermark_percent", "90.0"),
         ({"file_system": {"allow_other": "yes"}}, "file_system.allow_other", "'yes'"),
+        ({"receipts": {"timestamp_url": "ftp://x"}}, "receipts.timestamp_url", "'ftp://x'"),
+        ({"receipts": {"files_max": 0}}, "receipts.files_max", "0"),
+        ({"recall": {"never_processes": "find"}}, "recall.never_processes", "'find'"),
+        ({"recall": {"never_uids": ["root"]}}, "recall.never_uids", "['root']"),
         ({"target": [{"name": "a"}]}, "target[0].url", "None"),
         ({"target": [{"name": "a b", "url": "file:///x"}]}, "target[0].name", "'a b'"),
         ({"target": [{"name": "a", "url": "file:///x"}] * 2}, "target[1].name", "'a'"),
@@ -77,6 +83,11 @@ def test_an_integer_is_good_enough_for_a_number_with_a_fraction():
     assert parse(file_system={"quiet_seconds": 3}).file_system.quiet_seconds == 3.0
 
 
+def test_a_list_of_names_or_numbers_replaces_the_default():
+    found = parse(recall={"never_processes": [], "never_uids": [33, 65534]}).recall
+    assert (found.never_processes, found.never_uids) == ((), (33, 65534))
+
+
 def test_a_missing_archive_says_how_to_make_one(tmp_path):
     with pytest.raises(ConfigurationInvalid, match="vna init"):
         config.load(str(tmp_path))
@@ -94,6 +105,8 @@ def test_the_readme_lists_every_key_with_its_default():
             value = field.default
             if value is dataclasses.MISSING:
                 shown = ""
+            elif isinstance(value, tuple):
+                shown = repr(list(value)).replace("'", '"')
             elif isinstance(value, bool):
                 shown = str(value).lower()
             else:

@@ -26,6 +26,7 @@ ONLY_IN = {
     "fastcdc": ("vnafs/content/splitters/",),
     "rich": ("appliance/cli/",),
     "tomlkit": ("appliance/cli/",),
+    "rfc3161_client": ("vnafs/receipts/timestamps.py",),
     "subprocess": ("vnafs/fuse/stale.py", "appliance/daemons/supervisor.py"),
 }
 

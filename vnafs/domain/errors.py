@@ -275,6 +275,14 @@ class ObjectExists(TargetError):
     http = 409
 
 
+class ObjectArchived(TargetError):
+    """Target {target} has {name} in an archive class; it must be asked back before it can be read."""
+
+    exit_code = 1
+    errno = _errno.EAGAIN
+    http = 503
+
+
 # -- recall --------------------------------------------------------------------------------------------------
 
 
@@ -282,6 +290,32 @@ class RecallFailed(VnaError):
     """{what} could not be brought back: {why}."""
 
     exit_code = 1
+
+
+class RecallRefused(RecallFailed):
+    """Nothing is brought back: {why}."""
+
+
+class RecallForbidden(RecallRefused):
+    """Nothing is brought back for {who}: {why}."""
+
+    exit_code = 3
+    errno = _errno.EACCES
+    http = 403
+
+
+class RecallBudgetSpent(RecallRefused):
+    """Repository {repository} may recall {limit} {unit} a day; {used} are used and {wanted} more are wanted."""
+
+    errno = _errno.EDQUOT
+    http = 429
+
+
+class Rehydrating(RecallRefused):
+    """{what} is in an archive class; it was asked back at {since} and is expected by {until}."""
+
+    errno = _errno.EAGAIN
+    http = 503
 
 
 # -- running ------------------------------------------------------------------------------------------------
@@ -319,6 +353,13 @@ class Refused(VnaError):
     """{what} was refused: {why}."""
 
     http = 409
+
+
+class TooMuch(VnaError):
+    """{what} is more than one answer may hold ({limit}): {fix}."""
+
+    exit_code = 2
+    http = 413
 
 
 class NotYet(VnaError):

@@ -30,3 +30,7 @@ class Repository:
     """Written into packs; files of different classes never share a pack."""
     encrypted: bool = False
     """Its packs are encrypted, since it was made."""
+    recall_bytes_per_day: int = 0
+    """Brought back from targets in a day (UTC); 0 for no limit."""
+    recall_requests_per_day: int = 0
+    """Asked of targets for it in a day; 0 for no limit."""

@@ -18,6 +18,8 @@ from vnafs.index.inodes import NOT_QUEUED, InodeRow
 
 RETENTION_CLASS_MAX = 255
 COPIES_MAX = 16
+RECALL_MAX = 2**53 - 1
+"""Of a day's recall budget: what every JSON reader keeps exactly."""
 
 
 class Repositories:
@@ -116,5 +118,8 @@ class Repositories:
 def _check_rules(repository: Repository) -> None:
     if not 1 <= repository.copies_min <= COPIES_MAX:
         raise InvalidArgument(why=f"copies_min is 1 to {COPIES_MAX}, not {repository.copies_min}")
+    for limit in (repository.recall_bytes_per_day, repository.recall_requests_per_day):
+        if not 0 <= limit <= RECALL_MAX:
+            raise InvalidArgument(why=f"a recall budget is 0 (none) to {RECALL_MAX} a day, not {limit}")
     if not 0 <= repository.retention_class <= RETENTION_CLASS_MAX:
         raise InvalidArgument(why=f"retention_class is 0 to {RETENTION_CLASS_MAX}, not {repository.retention_class}")

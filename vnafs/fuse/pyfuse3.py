@@ -23,13 +23,15 @@ from typing import Any, ParamSpec, TypeVar
 import pyfuse3
 import trio
 
-from vnafs.domain.errors import NoSpace, NotFound, RecallFailed, Refused, TooManyOpen, VnaError
+from vnafs.domain.errors import NoSpace, NotFound, RecallFailed, RecallRefused, Refused, TooManyOpen, VnaError
 from vnafs.domain.ids import Inode
 from vnafs.fs.attributes import AttributeChanges, Attributes
 from vnafs.fs.caller import Caller
 from vnafs.fs.fences import WritersHeld
 from vnafs.fs.filesystem import Filesystem
+from vnafs.fs.handles import Handle
 from vnafs.fs.recall import RangeNeeded, RecallNeeded
+from vnafs.fuse.admission import Admission
 from vnafs.fuse.errno import errno_of
 from vnafs.fuse.invalidation import Invalidations
 from vnafs.fuse.recaller import Recaller
@@ -64,6 +66,8 @@ class MountOptions:
     """Requests that may wait for a recall at once; the next one gets EAGAIN, so that others still find a turn."""
     reap_seconds: float = 1.0
     """How often local bytes of removed files are given back to the disk, and what failed is tried again."""
+    admission: Admission = dataclasses.field(default_factory=Admission)
+    """Who may make bytes come back."""
 
 
 def answered(method: Callable[_P, Coroutine[Any, Any, _R]]) -> Callable[_P, Coroutine[Any, Any, _R]]:
@@ -96,6 +100,25 @@ def answered_of_inode(method: Callable[_P, Coroutine[Any, Any, _R]]) -> Callable
             raise pyfuse3.FUSEError(errno.ESTALE) from None
 
     return answered(found)
+
+
+def answered_to_reader(method: Callable[_P, Coroutine[Any, Any, _R]]) -> Callable[_P, Coroutine[Any, Any, _R]]:
+    """The same for read(2), which must not say EAGAIN: programs take that for a pipe that is empty, and go on.
+
+    Python's shutil then makes a short copy and calls it whole. ETIMEDOUT says as much and is always an error; the
+    kernel's NFS server makes the same of both.
+    """
+
+    @functools.wraps(method)
+    async def handler(*args: _P.args, **kwargs: _P.kwargs) -> _R:
+        try:
+            return await method(*args, **kwargs)
+        except pyfuse3.FUSEError as error:
+            if error.errno != errno.EAGAIN:
+                raise
+            raise pyfuse3.FUSEError(errno.ETIMEDOUT) from None
+
+    return handler
 
 
 def _caller(context: pyfuse3.RequestContext) -> Caller:
@@ -149,15 +172,30 @@ class Pyfuse3Engine(pyfuse3.Operations):
 
     # -- recall ---------------------------------------------------------------------------------------------
 
-    async def _with_bytes(self, call: Callable[[], _R]) -> _R:
+    async def _with_bytes(self, call: Callable[[], _R], caller: Caller) -> _R:
         """The result of a call that may need all bytes of a stub first."""
         for _ in range(RECALLS_PER_OPEN_MAX):
             try:
                 return await self._let_through(call)
             except RecallNeeded as needed:
+                self._admit(caller)
                 await self._waiting(functools.partial(self._recaller.recall, needed.inode, needed.version))
                 what = needed.inode
         raise RecallFailed(what=f"inode {what}", why="it was evicted again each time")
+
+    def _admit(self, caller: Caller) -> None:
+        admission = self._options.admission
+        admission.counted(lambda: admission.check(caller))
+
+    def _admitted(self, handle: Handle, caller: Caller) -> Handle:
+        """A handle; of a stub that is read by range only for who may make bytes come back."""
+        if handle.file.descriptor < 0:
+            try:
+                self._admit(caller)
+            except BaseException:
+                self._fs.release(handle)
+                raise
+        return handle
 
     async def _let_through(self, call: Callable[[], _R]) -> _R:
         """The result of a call that may find writers held. The tree sees to it that they are not for long."""
@@ -173,6 +211,9 @@ class Pyfuse3Engine(pyfuse3.Operations):
         self._recalls_waiting += 1
         try:
             return await bring()
+        except RecallRefused as refused:
+            self._options.admission.note(refused)
+            raise
         finally:
             self._recalls_waiting -= 1
 
@@ -205,7 +246,7 @@ class Pyfuse3Engine(pyfuse3.Operations):
             mtime_ns=wanted.st_mtime_ns if fields.update_mtime else None,
         )
         number, caller = Inode(inode), _caller(context)
-        found = await self._with_bytes(lambda: self._fs.setattr(number, changes, caller))
+        found = await self._with_bytes(lambda: self._fs.setattr(number, changes, caller), caller)
         if fields.update_size:
             commitment = self._fs.must_settle(number)
             if commitment is not None:
@@ -303,7 +344,9 @@ class Pyfuse3Engine(pyfuse3.Operations):
         self, parent: int, name: bytes, mode: int, flags: int, context: pyfuse3.RequestContext
     ) -> tuple[pyfuse3.FileInfo, pyfuse3.EntryAttributes]:
         caller = _caller(context)
-        handle, made = await self._with_bytes(lambda: self._fs.create(Inode(parent), name, mode, flags, caller))
+        create = functools.partial(self._fs.create, Inode(parent), name, mode, flags, caller)
+        handle, made = await self._with_bytes(create, caller)
+        self._admitted(handle, caller)
         try:
             await self._synced(parent)
         except BaseException:
@@ -314,7 +357,8 @@ class Pyfuse3Engine(pyfuse3.Operations):
     @answered_of_inode
     async def open(self, inode: int, flags: int, context: pyfuse3.RequestContext) -> pyfuse3.FileInfo:
         caller = _caller(context)
-        handle = await self._with_bytes(lambda: self._fs.open(Inode(inode), flags, caller))
+        handle = await self._with_bytes(lambda: self._fs.open(Inode(inode), flags, caller), caller)
+        self._admitted(handle, caller)
         if flags & (os.O_ACCMODE | os.O_TRUNC):
             try:
                 await self._synced(inode)
@@ -323,6 +367,7 @@ class Pyfuse3Engine(pyfuse3.Operations):
                 raise
         return pyfuse3.FileInfo(fh=handle.number, keep_cache=True)
 
+    @answered_to_reader
     @answered
     async def read(self, fh: int, offset: int, length: int) -> bytes:
         handle = self._fs.handle(fh)

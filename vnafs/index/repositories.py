@@ -26,6 +26,8 @@ def put(tx: Transaction, repository: Repository) -> None:
         "copies_min": repository.copies_min,
         "retention_class": repository.retention_class,
         "encrypted": repository.encrypted,
+        "recall_bytes_per_day": repository.recall_bytes_per_day,
+        "recall_requests_per_day": repository.recall_requests_per_day,
     }
     tx.put(keys.repository(repository.id), bytes([_RECORD_VERSION]) + json.dumps(body).encode())
 
@@ -58,4 +60,6 @@ def _decode(number: RepositoryId, record: bytes) -> Repository:
         body["copies_min"],
         body["retention_class"],
         encrypted=bool(body.get("encrypted", False)),
+        recall_bytes_per_day=body.get("recall_bytes_per_day", 0),  # older records have none
+        recall_requests_per_day=body.get("recall_requests_per_day", 0),
     )

@@ -22,7 +22,16 @@ from collections.abc import Callable, Iterator
 from vnafs.content import packfile
 from vnafs.content.crypt import Cipher
 from vnafs.domain.clock import Clock
-from vnafs.domain.errors import Damaged, KeyMissing, NoSpace, RecallFailed, TargetError, VnaError
+from vnafs.domain.errors import (
+    Damaged,
+    KeyMissing,
+    NoSpace,
+    RecallBudgetSpent,
+    RecallFailed,
+    RecallRefused,
+    TargetError,
+    VnaError,
+)
 from vnafs.domain.faults import Faults
 from vnafs.domain.ids import Inode, PackId, RepositoryId, Sha256, Span, Version
 from vnafs.domain.recipes import EMPTY, PIECE_BYTES_MAX, PieceRef, Recipe
@@ -140,8 +149,13 @@ class Recaller:
     # -- whole files -------------------------------------------------------------------------------------------
 
     def recall(self, inode: Inode, version: Version, sha256: Sha256, repository: RepositoryId) -> str:
-        """The path of a complete, checked and synced staged file. Raises RecallFailed, Damaged, NoSpace."""
+        """The path of a complete, checked and synced staged file.
+
+        Raises RecallFailed, Damaged, NoSpace; RecallBudgetSpent before anything of a file is fetched that would not fit
+        into what is left of the day.
+        """
         recipe = self._recipe(sha256, repository)
+        self._check_budget(recipe, repository)
         with self._lock:
             path = self._place(inode, version)
         with self._places:
@@ -151,6 +165,16 @@ class Recaller:
             self._staged[path] = self._clock.monotonic()
         self._faults.reach("recall.written")
         return path
+
+    def _check_budget(self, recipe: Recipe, repository: RepositoryId) -> None:
+        needed: collections.Counter[PackId] = collections.Counter()
+        for ref in recipe.pieces:
+            needed[ref.pack] += ref.stored_bytes
+        far_bytes = sum(
+            stored_bytes for pack, stored_bytes in needed.items() if not self._shelf.is_near(self._pack(pack))
+        )
+        if far_bytes:
+            self._shelf.budgets.check(repository, far_bytes)
 
     def _stage(self, path: str, recipe: Recipe) -> None:
         for attempt in range(ROOM_ATTEMPTS_MAX):
@@ -224,7 +248,7 @@ class Recaller:
         if sum(ref.stored_bytes for ref in run) >= HEAVY_BYTES:
             try:
                 self._shelf.fetch(pack)
-            except NoSpace as problem:
+            except (NoSpace, RecallBudgetSpent) as problem:  # its parts may still fit
                 log.warning("recall.no_room_for_pack", extra={"pack": pack.id.hex(), "why": str(problem)})
         elif pack.contents_count > 1:
             self._fetch_behind(pack)
@@ -448,7 +472,10 @@ class Recaller:
         try:
             while (pack := self._ahead.get()) is not None and not self._stopping:
                 try:
-                    self._shelf.fetch(pack)
+                    if self._shelf.may_fetch(pack):  # it may have been waiting for long
+                        self._shelf.fetch(pack)
+                except RecallRefused:
+                    log.debug("recall.ahead_refused")
                 except VnaError as problem:
                     log.warning("recall.ahead_failed", extra={"pack": pack.id.hex(), "why": str(problem)})
         except BaseException as problem:

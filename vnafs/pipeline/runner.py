@@ -30,6 +30,7 @@ from vnafs.local.attempts import AttemptsFile
 from vnafs.local.frozen import FrozenCopies
 from vnafs.local.syncing import Synced
 from vnafs.pipeline import replicated
+from vnafs.pipeline.budgets import Budgets
 from vnafs.pipeline.condemn import Condemner
 from vnafs.pipeline.domains import File
 from vnafs.pipeline.evict import Evictor, Watermarks, watermarks
@@ -50,6 +51,7 @@ from vnafs.pipeline.room import Room
 from vnafs.pipeline.seal import Gone, Later, reading
 from vnafs.pipeline.settings import Destination, TieringSettings
 from vnafs.pipeline.shelf import Shelf
+from vnafs.pipeline.thawing import Thaws
 from vnafs.pipeline.tree import Tree
 from vnafs.pipeline.uses import Uses
 from vnafs.pipeline.waiting import WaitingPacks
@@ -101,6 +103,8 @@ class Tiering:
         self._pack_not_before = clock.monotonic()
         self._fleet = Fleet(store, made=self._replicator, begin=self._begin, changed=self._targets_changed, clock=clock)
         self.room = Room(self._marks, shed=self._shed, evict=self._evict)
+        self.budgets = Budgets(store, namespace.repository, clock)
+        self.thaws = Thaws(store, clock)
         self.shelf = Shelf(
             settings.packs_folder,
             settings.recall_cache_folder,
@@ -109,6 +113,8 @@ class Tiering:
             has_room=self.room.has,
             spare_room=self.room.spare,
             cache_bytes_max=settings.recall_cache_bytes_max,
+            budgets=self.budgets,
+            thaws=self.thaws,
         )
         self.recaller = Recaller(
             store,

@@ -15,19 +15,23 @@ import logging
 import os
 import threading
 from collections.abc import Callable, Iterator, Mapping
+from typing import TypeVar
 
 from vnafs.domain.copies import CopyState
-from vnafs.domain.errors import Damaged, RecallFailed, TargetError
+from vnafs.domain.errors import Damaged, ObjectArchived, RecallFailed, Rehydrating, TargetError
 from vnafs.domain.ids import PackId, PackNumber, Span, pack_object_name
 from vnafs.index import copies, packs, targets
 from vnafs.index.engine import Engine, Reader
 from vnafs.local.spool import local_error
+from vnafs.pipeline.budgets import Budgets
+from vnafs.pipeline.thawing import Thawing, Thaws, shown
 from vnafs.targets.body import FileBody
 from vnafs.targets.port import Target
 
 log = logging.getLogger(__name__)
 
 HASH_BLOCK_BYTES = 1024 * 1024
+_T = TypeVar("_T")
 
 
 class _Turn:
@@ -43,9 +47,11 @@ class Shelf:
 
     *sources* answers with the targets that can be read now, by number, the one to be asked first at the front;
     *has_room* whether the local disk may take so many bytes more, *spare_room* takes them or raises NoSpace.
+    Whatever is read from a target for a recall is within *budgets*; what is in an archive class there is asked back
+    once, and remembered by *thaws*.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - parts and limits, each named where it is wired
         self,
         folder: str,
         cache_folder: str,
@@ -55,7 +61,11 @@ class Shelf:
         has_room: Callable[[int], bool],
         spare_room: Callable[[int], contextlib.AbstractContextManager[None]],
         cache_bytes_max: int,
+        budgets: Budgets,
+        thaws: Thaws,
     ) -> None:
+        self.budgets = budgets
+        self._thaws = thaws
         self._folder = folder
         self._cache_folder = cache_folder
         self._store = store
@@ -74,7 +84,10 @@ class Shelf:
     # -- reading -----------------------------------------------------------------------------------------------
 
     def read(self, pack: packs.Pack, span: Span) -> bytes:
-        """Some bytes of a pack; not checked, the caller compares what it decodes. Raises RecallFailed."""
+        """Some bytes of a pack; not checked, the caller compares what it decodes.
+
+        Raises RecallFailed; at once RecallBudgetSpent, and Rehydrating for what no target can give before hours.
+        """
         for path in (self._local(pack), self._cache(pack)):
             try:
                 with open(path, "rb", buffering=0) as file:
@@ -87,35 +100,94 @@ class Shelf:
                 continue
             if len(data) == wanted:
                 return data
-        problems = []
-        for target in self._holding(pack, besides=0):
+        wanted = pack.size_bytes - span.offset if span.length is None else span.length
+
+        def bring(target: Target) -> bytes:
+            return b"".join(target.get(pack_object_name(pack.id), span))
+
+        return self._from_targets(pack, wanted, bring)
+
+    def _from_targets(
+        self, pack: packs.Pack, size_bytes: int, bring: Callable[[Target], _T], *, recalls: bool = True
+    ) -> _T:
+        """What the first target gives that can. Raises RecallFailed, RecallBudgetSpent, Rehydrating.
+
+        Without *recalls* it is for our own ends: nothing is charged, and nothing asked back from an archive class.
+        """
+        problems: list[str] = []
+        archived: list[tuple[int, Target]] = []
+        waiting: list[Thawing] = []
+        for number, target in self._holding(pack, besides=0):
+            thawing = self._thaws.waits(pack.number, number)
+            if thawing is not None:
+                waiting.append(thawing)
+                continue
+            if recalls:
+                self.budgets.charge(pack.repository, size_bytes)
             try:
-                return b"".join(target.get(pack_object_name(pack.id), span))
-            except TargetError as problem:
+                found = bring(target)
+            except (TargetError, Damaged) as problem:
+                log.info("shelf.no_answer", extra={"target": target.name, "why": str(problem)})
                 problems.append(str(problem))
+                if recalls:
+                    self.budgets.give_back(pack.repository, size_bytes)
+                if isinstance(problem, ObjectArchived):
+                    archived.append((number, target))
+            else:
+                self._thaws.forget(pack.number, number)
+                return found
+        if recalls and archived and not waiting:
+            waiting += self._asked_back(pack, archived, problems)
+        if recalls and waiting:
+            soonest = min(waiting, key=lambda thawing: thawing.until)
+            raise Rehydrating(
+                what=f"Pack {pack.id.hex()}", since=shown(soonest.since), until=shown(soonest.until), why=str(problems)
+            )
+        problems += ["it is in an archive class"] * bool(waiting)
         raise RecallFailed(
             what=f"pack {pack.id.hex()}", why="; ".join(problems) or "no target with a copy is reachable"
         )
 
+    def _asked_back(self, pack: packs.Pack, archived: list[tuple[int, Target]], problems: list[str]) -> list[Thawing]:
+        """One target is enough."""
+        for number, target in archived:
+            try:
+                return [self._thaws.ask(pack, number, target)]
+            except TargetError as problem:
+                log.warning("recall.not_asked_back", extra={"target": target.name, "why": str(problem)})
+                problems.append(str(problem))
+        return []
+
     def others(self, pack: packs.Pack) -> Iterator[Callable[[Span], bytes]]:
         """One reader for each target that holds the pack, for when what came first was wrong."""
-        for target in self._holding(pack, besides=0):
+        for _, target in self._holding(pack, besides=0):
 
             def read(span: Span, target: Target = target) -> bytes:
+                self.budgets.charge(pack.repository, span.length or pack.size_bytes)
                 return b"".join(target.get(pack_object_name(pack.id), span))
 
             yield read
 
     def may_fetch(self, pack: packs.Pack) -> bool:
-        """Whether the whole pack is not on the local disk, and there is room for it."""
-        is_near = os.path.exists(self._local(pack)) or os.path.exists(self._cache(pack))
-        return not is_near and self._has_room(pack.size_bytes)
+        """Whether the whole pack is not on the local disk, and there is room for it and enough of the day's budget."""
+        return (
+            not self.is_near(pack)
+            and self._has_room(pack.size_bytes)
+            and self.budgets.may_run_ahead(pack.repository, pack.size_bytes)
+        )
+
+    def is_near(self, pack: packs.Pack) -> bool:
+        """Whether the whole pack is on the local disk."""
+        return os.path.exists(self._local(pack)) or os.path.exists(self._cache(pack))
 
     def fetch(self, pack: packs.Pack) -> str:
         """The path of the whole pack on the local disk, fetched and compared if need be.
 
-        Raises RecallFailed, NoSpace.
+        Raises as `read`, and NoSpace.
         """
+        return self._fetched(pack, recalls=True)
+
+    def _fetched(self, pack: packs.Pack, *, recalls: bool) -> str:
         local = self._local(pack)
         if os.path.exists(local):
             return local
@@ -124,14 +196,14 @@ class Shelf:
             turn.users += 1
         try:
             with turn.lock:
-                return self._fetch(pack)
+                return self._fetch(pack, recalls=recalls)
         finally:
             with self._lock:
                 turn.users -= 1
                 if not turn.users:  # else a later one would not wait for those that still do
                     del self._fetching[pack.number]
 
-    def _fetch(self, pack: packs.Pack) -> str:
+    def _fetch(self, pack: packs.Pack, *, recalls: bool) -> str:
         path = self._cache(pack)
         if os.path.exists(path):
             with self._lock:
@@ -139,24 +211,14 @@ class Shelf:
                     self._cached.move_to_end(pack.number)
             return path
         with self._spare_room(pack.size_bytes):
-            return self._fetch_from_target(pack, path)
-
-    def _fetch_from_target(self, pack: packs.Pack, path: str) -> str:
-        problems: list[str] = []
-        for target in self._holding(pack, besides=0):
             try:
-                self._download(target, pack, path)
-            except (TargetError, Damaged) as problem:
-                log.warning("shelf.fetch_failed", extra={"target": target.name, "why": str(problem)})
-                problems.append(str(problem))
+                self._from_targets(
+                    pack, pack.size_bytes, lambda target: self._download(target, pack, path), recalls=recalls
+                )
             except OSError as problem:
                 raise local_error(problem, "keeping a fetched pack") from problem
-            else:
-                self._keep(pack)
-                return path
-        raise RecallFailed(
-            what=f"pack {pack.id.hex()}", why="; ".join(problems) or "no target with a copy is reachable"
-        )
+        self._keep(pack)
+        return path
 
     def _download(self, target: Target, pack: packs.Pack, path: str) -> None:
         partial = f"{path}.partial"  # its name is this thread's as long as it has the turn
@@ -193,13 +255,16 @@ class Shelf:
                 with contextlib.suppress(FileNotFoundError):
                     os.unlink(os.path.join(self._cache_folder, f"{oldest:x}"))
 
-    def _holding(self, pack: packs.Pack, *, besides: int) -> list[Target]:
-        """Targets with a copy, verified ones first. Others may be good, or good in part; whoever reads compares."""
+    def _holding(self, pack: packs.Pack, *, besides: int) -> list[tuple[int, Target]]:
+        """Targets with a copy and their numbers, verified ones first.
+
+        Others may be good, or good in part; whoever reads compares.
+        """
         with self._store.read() as reader:
             known = {c.target: c.state for c in copies.of_pack(reader, pack.number) if c.target != besides}
         sources = self._sources()
         return [
-            target
+            (number, target)
             for wanted in (CopyState.VERIFIED, CopyState.UPLOADED, CopyState.DAMAGED)
             for number, target in sources.items()
             if known.get(number) is wanted
@@ -220,7 +285,7 @@ class Shelf:
         if not os.path.exists(path):
             if not self._holding(pack, besides=besides):
                 raise RecallFailed(what=f"pack {pack.id.hex()}", why="it is neither here nor on another target")
-            path = self.fetch(pack)
+            path = self._fetched(pack, recalls=False)
         yield FileBody(path, pack.size_bytes, pack.sha256)
 
     def is_whole(self, pack: packs.Pack) -> bool:

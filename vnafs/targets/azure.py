@@ -23,12 +23,20 @@ from azure.core import MatchConditions
 from azure.core.credentials import AzureNamedKeyCredential, AzureSasCredential
 from azure.core.exceptions import AzureError, HttpResponseError
 from azure.core.pipeline.transport import RequestsTransport
-from azure.storage.blob import BlobBlock, BlobClient, ContainerClient
+from azure.storage.blob import BlobBlock, BlobClient, ContainerClient, RehydratePriority, StandardBlobTier
 
 from vnafs.domain.clock import Clock
 from vnafs.domain.copies import Capabilities, Evidence
-from vnafs.domain.errors import ObjectExists, ObjectMissing, TargetError, TargetRefused, TargetUnavailable
+from vnafs.domain.errors import (
+    ObjectArchived,
+    ObjectExists,
+    ObjectMissing,
+    TargetError,
+    TargetRefused,
+    TargetUnavailable,
+)
 from vnafs.domain.ids import WHOLE, ObjectName, Span, TargetName
+from vnafs.domain.rehydration import READY, Rehydration, Thaw
 from vnafs.targets.address import AzureAddress
 from vnafs.targets.azure_errors import code_of, translate
 from vnafs.targets.body import BLOCK_BYTES, BytesBody, Stretch
@@ -46,6 +54,9 @@ WHOLE_PUT_BYTES_MAX = 4 * MEBIBYTE
 """The client holds a body that goes up in one request in memory; larger ones are streamed as blocks."""
 FETCH_BYTES = 8 * MEBIBYTE
 """The client holds this much of each download in memory."""
+REHYDRATION_SECONDS = 15 * 3600
+"""What the Standard priority takes at most ("Blob rehydration from the archive tier")."""
+_ARCHIVED = frozenset({"BlobArchived", "BlobBeingRehydrated"})
 
 
 class AzureTarget:
@@ -152,6 +163,18 @@ class AzureTarget:
         """See Target."""
         return self.get(name)
 
+    def rehydrate(self, name: ObjectName) -> Rehydration:
+        """See Target. Set Blob Tier to Hot, at Standard priority: it stays there."""
+        blob = self._blob(name)
+        with self._translated("asking an object back", name):
+            found = blob.get_blob_properties()
+            if str(found.blob_tier) != "Archive":
+                return READY
+            if found.archive_status:
+                return Rehydration(Thaw.PENDING, REHYDRATION_SECONDS)
+            blob.set_standard_blob_tier(StandardBlobTier.HOT, rehydrate_priority=RehydratePriority.STANDARD)
+        return Rehydration(Thaw.ASKED, REHYDRATION_SECONDS)
+
     def evidence(self, name: ObjectName) -> Evidence:
         """See Target."""
         found = self._find(name)
@@ -240,6 +263,8 @@ class AzureTarget:
         except AzureError as error:
             if name is not None and isinstance(error, HttpResponseError) and code_of(error) == "BlobNotFound":
                 raise ObjectMissing(target=self._name, name=name) from error
+            if name is not None and isinstance(error, HttpResponseError) and code_of(error) in _ARCHIVED:
+                raise ObjectArchived(target=self._name, name=name) from error
             raise translate(error, self._name, doing, self._clock) from error
 
     # -- probing --------------------------------------------------------------------------------------------

@@ -23,6 +23,7 @@ from vnafs.domain.clock import NANOSECONDS, Clock
 from vnafs.domain.copies import Capabilities, Evidence
 from vnafs.domain.errors import ObjectExists, ObjectMissing, TargetError, TargetRefused, TargetUnavailable
 from vnafs.domain.ids import WHOLE, ObjectName, Span, TargetName
+from vnafs.domain.rehydration import READY, Rehydration
 from vnafs.targets.body import BLOCK_BYTES, BytesBody, Stretch
 from vnafs.targets.names import checked, is_object_name
 from vnafs.targets.place import link_exclusively
@@ -147,6 +148,11 @@ class DirectoryTarget:
             finally:
                 if direct is not None:
                     os.close(direct)
+
+    def rehydrate(self, name: ObjectName) -> Rehydration:
+        """See Target. Files are always ready."""
+        self.evidence(name)
+        return READY
 
     def evidence(self, name: ObjectName) -> Evidence:
         """See Target. A file system vouches for a size only."""

@@ -14,6 +14,7 @@ from vnafs.domain.clock import Clock
 from vnafs.domain.copies import Capabilities, Evidence
 from vnafs.domain.errors import TargetRefused, TargetUnavailable
 from vnafs.domain.ids import WHOLE, ObjectName, Span, TargetName
+from vnafs.domain.rehydration import Rehydration
 from vnafs.targets.port import Body, Target
 
 _REFUSALS = frozenset({401, 403})
@@ -101,6 +102,13 @@ class FaultyTarget:
         """See Target."""
         fault = self._meet("read_back")
         yield from self._transfer(self._inner.read_back(name), fault)
+
+    def rehydrate(self, name: ObjectName) -> Rehydration:
+        """See Target."""
+        fault = self._meet("rehydrate")
+        found = self._inner.rehydrate(name)
+        self._lose(fault)
+        return found
 
     def evidence(self, name: ObjectName) -> Evidence:
         """See Target."""

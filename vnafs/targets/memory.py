@@ -11,8 +11,9 @@ import threading
 from collections.abc import Iterator
 
 from vnafs.domain.copies import Capabilities, Evidence
-from vnafs.domain.errors import ObjectExists, ObjectMissing
+from vnafs.domain.errors import ObjectArchived, ObjectExists, ObjectMissing
 from vnafs.domain.ids import WHOLE, ObjectName, Sha256, Span, TargetName
+from vnafs.domain.rehydration import READY, Rehydration, Thaw
 from vnafs.targets.body import BLOCK_BYTES, Stretch
 from vnafs.targets.names import checked
 from vnafs.targets.port import Body
@@ -27,6 +28,8 @@ class MemoryTarget:
         self._lock = threading.Lock()
         self._objects: dict[str, bytes] = {}
         self._names: list[ObjectName] = []
+        self._archived: dict[ObjectName, bool] = {}
+        """Objects in an archive class, and whether they were asked back."""
 
     @property
     def name(self) -> TargetName:
@@ -61,12 +64,34 @@ class MemoryTarget:
     def get(self, name: ObjectName, span: Span = WHOLE) -> Iterator[bytes]:
         """See Target."""
         data = memoryview(self._object(name))[span.offset : span.stop]
+        if name in self._archived:
+            raise ObjectArchived(target=self._name, name=name)
         for at in range(0, len(data), BLOCK_BYTES):
             yield bytes(data[at : at + BLOCK_BYTES])
 
     def read_back(self, name: ObjectName) -> Iterator[bytes]:
         """See Target."""
         return self.get(name)
+
+    def rehydrate(self, name: ObjectName) -> Rehydration:
+        """See Target."""
+        self._object(name)
+        with self._lock:
+            asked = self._archived.get(name)
+            if asked is None:
+                return READY
+            self._archived[name] = True
+        return Rehydration(Thaw.PENDING if asked else Thaw.ASKED, 3600)
+
+    def archive(self, name: ObjectName) -> None:
+        """Move an object to an archive class, as a rule of the provider does."""
+        with self._lock:
+            self._archived[name] = False
+
+    def thaw(self, name: ObjectName) -> None:
+        """Let it come back."""
+        with self._lock:
+            del self._archived[name]
 
     def evidence(self, name: ObjectName) -> Evidence:
         """See Target."""

@@ -7,6 +7,7 @@ from typing import BinaryIO, Protocol
 
 from vnafs.domain.copies import Capabilities, Evidence
 from vnafs.domain.ids import WHOLE, ObjectName, Sha256, Span, TargetName
+from vnafs.domain.rehydration import Rehydration
 
 
 class Body(Protocol):
@@ -53,7 +54,7 @@ class Target(Protocol):
         ...
 
     def get(self, name: ObjectName, span: Span = WHOLE) -> Iterator[bytes]:
-        """The bytes of *span* in order, in blocks of at most 1 MiB. Raises ObjectMissing.
+        """The bytes of *span* in order, in blocks of at most 1 MiB. Raises ObjectMissing, ObjectArchived.
 
         A transfer cut short raises TargetUnavailable; it never ends early as if it were whole.
         """
@@ -61,6 +62,13 @@ class Target(Protocol):
 
     def read_back(self, name: ObjectName) -> Iterator[bytes]:
         """All bytes as they are on stable storage: a directory syncs and reads past the page cache."""
+        ...
+
+    def rehydrate(self, name: ObjectName) -> Rehydration:
+        """Ask that an object in an archive class can be read again, once: later calls only look how it stands.
+
+        Raises ObjectMissing.
+        """
         ...
 
     def evidence(self, name: ObjectName) -> Evidence:

@@ -15,6 +15,7 @@ from vnafs.domain.clock import Clock
 from vnafs.domain.copies import Capabilities, Evidence
 from vnafs.domain.errors import TargetUnavailable
 from vnafs.domain.ids import WHOLE, ObjectName, Span, TargetName
+from vnafs.domain.rehydration import Rehydration
 from vnafs.targets.limits import Limits
 from vnafs.targets.port import Body, Target
 
@@ -56,6 +57,10 @@ class RetryingTarget:
     def read_back(self, name: ObjectName) -> Iterator[bytes]:
         """See Target. Every byte handed out was read back; after a failure those before it are read again."""
         return self._resumed("read_back", lambda done: _without_first(self._inner.read_back(name), done))
+
+    def rehydrate(self, name: ObjectName) -> Rehydration:
+        """See Target."""
+        return self._again("rehydrate", lambda: self._inner.rehydrate(name))
 
     def evidence(self, name: ObjectName) -> Evidence:
         """See Target."""

@@ -28,8 +28,9 @@ from botocore.exceptions import BotoCoreError, ClientError
 
 from vnafs.domain.clock import Clock
 from vnafs.domain.copies import Capabilities, Evidence
-from vnafs.domain.errors import ObjectExists, ObjectMissing, TargetRefused, TargetUnavailable
+from vnafs.domain.errors import ObjectArchived, ObjectExists, ObjectMissing, TargetRefused, TargetUnavailable
 from vnafs.domain.ids import WHOLE, ObjectName, Sha256, Span, TargetName
+from vnafs.domain.rehydration import READY, Rehydration, Thaw
 from vnafs.targets.address import S3Address
 from vnafs.targets.body import BLOCK_BYTES, Stretch
 from vnafs.targets.credentials import S3Credentials
@@ -46,6 +47,16 @@ _T = TypeVar("_T")
 PART_BYTES_MIN = 5 * MEBIBYTE
 PARTS_MAX = 10_000
 """Both from "Amazon S3 multipart upload limits"."""
+RESTORED_DAYS = 7
+"""How long what was asked back from an archive class stays readable."""
+_HOUR = 3600
+_ARCHIVE_SECONDS = {
+    "GLACIER": 5 * _HOUR,
+    "DEEP_ARCHIVE": 12 * _HOUR,
+    "ARCHIVE_ACCESS": 5 * _HOUR,
+    "DEEP_ARCHIVE_ACCESS": 12 * _HOUR,
+}
+"""Classes and tiers that cannot be read at once, and how long the Standard tier takes ("Archive retrieval options")."""
 
 
 class S3Target:
@@ -120,6 +131,8 @@ class S3Target:
                     return  # the span begins at or past the end
                 if code_of(error) == "NoSuchKey":
                     raise ObjectMissing(target=self._name, name=name) from error
+                if code_of(error) == "InvalidObjectState":
+                    raise ObjectArchived(target=self._name, name=name) from error
             raise translate(error, self._name, "getting an object", self._clock) from error
         with contextlib.closing(answer["Body"]) as stream:
             expected = int(answer["ContentLength"])
@@ -131,14 +144,38 @@ class S3Target:
         """See Target."""
         return self.get(name)
 
+    def rehydrate(self, name: ObjectName) -> Rehydration:
+        """See Target. RestoreObject, at the Standard tier; HEAD tells whether it was asked for before."""
+        head = self._head_of(name)
+        kept_in = str(head.get("ArchiveStatus") or head.get("StorageClass", ""))
+        seconds = _ARCHIVE_SECONDS.get(kept_in)
+        restoring = str(head.get("Restore", ""))
+        if seconds is None or 'ongoing-request="false"' in restoring:
+            return READY
+        if restoring:
+            return Rehydration(Thaw.PENDING, seconds)
+        wanted: dict[str, Any] = {"GlacierJobParameters": {"Tier": "Standard"}}
+        if "ArchiveStatus" not in head:  # Intelligent-Tiering brings it back for good
+            wanted["Days"] = RESTORED_DAYS
+        try:
+            self._client.restore_object(Bucket=self._bucket, Key=self._key(name), RestoreRequest=wanted)
+        except (ClientError, BotoCoreError) as error:
+            if isinstance(error, ClientError) and code_of(error) == "RestoreAlreadyInProgress":
+                return Rehydration(Thaw.PENDING, seconds)
+            raise translate(error, self._name, "asking an object back", self._clock) from error
+        return Rehydration(Thaw.ASKED, seconds)
+
     def evidence(self, name: ObjectName) -> Evidence:
         """See Target."""
+        return self._evidence(self._head_of(name))
+
+    def _head_of(self, name: ObjectName) -> Mapping[str, Any]:
         head = self._head(self._key(checked(name)))
         if head is None:
             # HEAD cannot tell a missing object from a missing bucket, and that must not look like a lost copy.
             self._call("looking for the bucket", self._client.head_bucket, Bucket=self._bucket)
             raise ObjectMissing(target=self._name, name=name)
-        return self._evidence(head)
+        return head
 
     def list(self, prefix: str = "") -> Iterator[ObjectName]:
         """See Target. Objects that cannot be ours, such as a console's folder markers, are left out."""

@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from vnafs.domain.copies import Capabilities, Evidence
 from vnafs.domain.errors import TargetUnavailable
 from vnafs.domain.ids import WHOLE, ObjectName, Span, TargetName
+from vnafs.domain.rehydration import Rehydration
 from vnafs.targets.names import checked
 from vnafs.targets.port import Body, Target
 
@@ -59,6 +60,12 @@ class SensibleTarget:
         checked(name)  # a caller's mistake, not the server's
         with self._told_apart("reading an object back"):
             yield from self._inner.read_back(name)
+
+    def rehydrate(self, name: ObjectName) -> Rehydration:
+        """See Target."""
+        checked(name)  # a caller's mistake, not the server's
+        with self._told_apart("asking an object back"):
+            return self._inner.rehydrate(name)
 
     def evidence(self, name: ObjectName) -> Evidence:
         """See Target."""

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from vnafs.domain.clock import Clock
 from vnafs.domain.copies import Capabilities, Evidence
 from vnafs.domain.ids import WHOLE, ObjectName, Span, TargetName
+from vnafs.domain.rehydration import Rehydration
 from vnafs.targets.limits import Limits
 from vnafs.targets.port import Body, Target
 
@@ -71,6 +72,11 @@ class ThrottledTarget:
     def read_back(self, name: ObjectName) -> Iterator[bytes]:
         """See Target."""
         return self._paid(self._inner.read_back(name))
+
+    def rehydrate(self, name: ObjectName) -> Rehydration:
+        """See Target."""
+        with self._places:
+            return self._inner.rehydrate(name)
 
     def evidence(self, name: ObjectName) -> Evidence:
         """See Target."""

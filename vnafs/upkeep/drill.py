@@ -19,12 +19,15 @@ from vnafs.domain.clock import Clock
 from vnafs.domain.errors import VnaError
 from vnafs.domain.faults import NoFaults
 from vnafs.domain.ids import Inode, RepositoryId, Sha256, TargetName
+from vnafs.domain.repositories import Repository
 from vnafs.index import entries, inodes, keys
 from vnafs.index.engine import Engine, Reader, prefix_stop
 from vnafs.index.inodes import InodeRow
+from vnafs.pipeline.budgets import Budgets
 from vnafs.pipeline.keys import Keys
 from vnafs.pipeline.recall import Recaller
 from vnafs.pipeline.shelf import Shelf
+from vnafs.pipeline.thawing import Thaws
 from vnafs.targets.port import Target
 from vnafs.upkeep import restore
 from vnafs.upkeep.restore import TARGET_NUMBER, Progress
@@ -176,6 +179,8 @@ class Rehearsal:
             has_room=lambda _: False,
             spare_room=lambda _: contextlib.nullcontext(),
             cache_bytes_max=0,
+            budgets=Budgets(self._store, lambda number: Repository(number, "drill"), self._clock),
+            thaws=Thaws(self._store, self._clock),
         )
         return Recaller(
             self._store,

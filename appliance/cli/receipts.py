@@ -1,0 +1,122 @@
+"""`vna receipt`: signed receipts for senders, and their verification on a machine without an archive."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from appliance.cli.asking import Asking
+from appliance.cli.console import Console, printable
+from vnafs.domain.errors import AlreadyExists, InvalidArgument, NotFound, RequestInvalid, VnaError
+from vnafs.receipts import jws, keys, page
+
+POLL_SECONDS = 0.5
+DONE, NOT_YET = 0, 1
+
+
+def receipt(args: argparse.Namespace, asking: Asking) -> int:
+    """Write a receipt and its page; 0 when everything in it is safe to delete at the sender."""
+    if args.public_key:
+        return _public_key(asking)
+    if not args.paths:
+        raise RequestInvalid(method="vna receipt", why="name the files or folders that it is for")
+    paths = [_below_mount(path, asking.configuration.mount) for path in args.paths]
+    until = time.monotonic() + args.timeout
+    tierd = asking.tierd()
+    with asking.console.progress("waiting for copies") as advance:
+        asking.tierd().call("tiering.flush")
+        while True:
+            found = tierd.call("receipt.standing", paths=paths, seconds_max=max(0.0, until - time.monotonic()))
+            advance(found["files"] - found["not_safe"], found["files"], "")
+            if not found["not_safe"] or time.monotonic() + POLL_SECONDS >= until:
+                break
+            time.sleep(POLL_SECONDS)
+    answer = tierd.call("receipt.issue", paths=paths, seconds_max=max(1.0, until - time.monotonic()))
+    payload = jws.unverified(answer["receipt"])
+    written = _write(args.out or f"receipt-{payload['receipt'][:8]}", answer["receipt"])
+    asking.console.result(
+        {**answer, "written": written, "safe_to_delete": payload["safe_to_delete"]},
+        lambda: _show(asking.console, payload, answer, written),
+    )
+    return DONE if payload["safe_to_delete"] else NOT_YET
+
+
+def _below_mount(path: str, mount: str) -> str:
+    """As the archive names it: relative to the mount. Links outside of it are followed, those inside are not."""
+    folder, name = os.path.split(os.path.abspath(path))
+    whole = os.path.join(os.path.realpath(folder), name)
+    inside = os.path.relpath(whole, os.path.realpath(mount))
+    if not os.path.lexists(path):
+        raise NotFound(what=path)
+    if inside.split(os.sep)[0] == os.pardir:
+        raise InvalidArgument(why=f"{path} is not below the mount {mount}")
+    return inside
+
+
+def _write(base: str, envelope: Mapping[str, Any]) -> list[str]:
+    texts = {f"{base}.json": jws.canonical(dict(envelope)).decode() + "\n", f"{base}.html": page.render(envelope)}
+    for path in texts:
+        if os.path.lexists(path):
+            raise AlreadyExists(what=path)
+    for path, text in texts.items():
+        try:
+            with open(path, "x", encoding="utf-8") as file:
+                file.write(text)
+        except FileExistsError:
+            raise AlreadyExists(what=path) from None
+        except OSError as problem:
+            raise VnaError(why=f"writing {path}: {problem.strerror}") from problem
+    return list(texts)
+
+
+def _show(console: Console, payload: Mapping[str, Any], answer: Mapping[str, Any], written: Sequence[str]) -> None:
+    if answer["key_is_new"]:
+        console.say(
+            "This archive has a new key for receipts; `vna receipt --public-key` prints what verifies them. Receipts "
+            "from before verify with the key from before."
+        )
+    if answer["no_timestamp"]:
+        console.say(f"No timestamp by a third party: {printable(answer['no_timestamp'])}.")
+    count = len(payload["files"])
+    if payload["safe_to_delete"]:
+        console.say(f"Safe to delete at the sender: {count} files, as of {payload['as_of']}.")
+    else:
+        console.say(f"Not safe to delete at the sender: {payload['files_not_safe']} of {count} files.")
+        for row in [row for row in payload["files"] if not row["safe_to_delete"]][:20]:
+            console.say(f"keep {printable(row.get('path') or row['path_base64'])}: {printable(row['why'])}")
+    console.say(f"Written: {', '.join(map(printable, written))}")
+
+
+def _public_key(asking: Asking) -> int:
+    key = keys.ensure(asking.configuration.folder("keys"))[0].public_key()
+    pem = keys.public_pem(key)
+    answer = {"pem": pem, "jwk": jws.jwk(key), "key": jws.key_id(key)}
+    asking.console.result(answer, lambda: asking.console.say(pem.rstrip()))
+    return DONE
+
+
+def verify(args: argparse.Namespace, console: Console) -> int:
+    """Check a receipt with a public key: 0 when it is right and everything in it is safe, 1 when not everything is."""
+    from vnafs.receipts import verifying  # noqa: PLC0415 - no other command needs it
+
+    if len(args.paths) != 2 or not args.key:
+        raise RequestInvalid(method="vna receipt verify", why="write vna receipt verify FILE --key PUBLIC")
+    found = verifying.verify(args.paths[1], args.key, args.timestamp_ca or "")
+    payload = found.payload
+    stamp = None if found.stamp is None else {"time": str(found.stamp.time), "trusted": found.stamp.trusted}
+
+    def show() -> None:
+        console.say(f"The signature is right: archive {payload['archive']}, receipt {payload['receipt']}.")
+        if found.stamp is None:
+            console.say("No timestamp by a third party.")
+        else:
+            trusted = "" if found.stamp.trusted else ", by nobody whom --timestamp-ca named"
+            console.say(f"Timestamp: {found.stamp.time}{trusted}.")
+        verdict = "Safe" if payload["safe_to_delete"] is True else f"Not safe ({payload['files_not_safe']} files)"
+        console.say(f"{verdict} to delete at the sender, as of {payload['as_of']}: {len(payload['files'])} files.")
+
+    console.result({"receipt": payload, "timestamp": stamp}, show)
+    return DONE if payload["safe_to_delete"] is True else NOT_YET

@@ -1,0 +1,168 @@
+"""FORMAT.md's third part, executed: receipts are checked as the document says, by other means than ours."""
+
+import base64
+import dataclasses
+import hashlib
+import json
+import os
+import re
+
+import pytest
+import rfc8785
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+from joserfc.jwk import OKPKey
+from rfc3161_client import decode_timestamp_response
+
+from tests.servers.tsa import tsa
+from vnafs.domain.clock import Instant
+from vnafs.domain.copies import VerifiedBy
+from vnafs.domain.custody import Custody, CustodyCopy
+from vnafs.domain.errors import Damaged
+from vnafs.domain.files import FileState
+from vnafs.domain.ids import RepositoryId, Sha256, TargetName
+from vnafs.domain.recipes import EMPTY
+from vnafs.domain.repositories import Repository
+from vnafs.receipts import jws, page, timestamps
+from vnafs.receipts.document import Occasion, document
+from vnafs.receipts.timestamps import TimestampService
+
+with open(os.path.join(os.path.dirname(__file__), "..", "..", "FORMAT.md")) as stream:
+    PART = stream.read().partition("# Receipts, version 1")[2]
+KEY = Ed25519PrivateKey.generate()
+SECOND = 1_000_000_000
+COPY = CustodyCopy(TargetName("one"), Instant(1_700_000_000 * SECOND + 999_999_999), (VerifiedBy.READ_BACK,), True)
+FILE = Custody(
+    path=b"r/a",
+    repository=Repository(RepositoryId(2), "r"),
+    size_bytes=3,
+    mtime_ns=-1,
+    state=FileState.REPLICATED,
+    sha256=Sha256(hashlib.sha256(b"abc").digest()),
+    copies=(COPY,),
+)
+FILES = (
+    FILE,
+    dataclasses.replace(FILE, path=b"r/\xff<&>\n"),
+    dataclasses.replace(FILE, path=b"r/empty", size_bytes=0, sha256=EMPTY),
+    dataclasses.replace(FILE, path=b"r/open", state=FileState.OPEN, sha256=None, copies=()),
+)
+
+
+def a_receipt(files=FILES):
+    occasion = Occasion(b"r" * 16, b"a" * 16, Instant(SECOND), Instant(2 * SECOND), (b"r",), jws.jwk(KEY.public_key()))
+    return jws.sign(document(occasion, files), KEY)
+
+
+def plain(text):
+    return base64.urlsafe_b64decode(text + "=" * (-len(text) % 4))
+
+
+def payload(envelope):
+    return json.loads(plain(envelope["payload"]))
+
+
+def members(heading):
+    """Names in the first column of a table."""
+    rest = PART.partition(heading)[2]
+    table = rest[rest.index("|") :].partition("\n\n")[0]
+    return {name for row in table.splitlines()[2:] for name in re.findall(r"`(\w+)`", row.split(" | ")[0])}
+
+
+def test_r1_the_envelope_is_a_flattened_jws_with_ed25519():
+    envelope = a_receipt()
+    assert set(envelope) == {"payload", "protected", "signature"}
+    key = OKPKey.import_key(jws.jwk(KEY.public_key()))
+    header = {"alg": "EdDSA", "kid": key.thumbprint(), "typ": "vnafs-receipt+json"}
+    assert json.loads(plain(envelope["protected"])) == header
+    signed = f"{envelope['protected']}.{envelope['payload']}".encode()
+    KEY.public_key().verify(plain(envelope["signature"]), signed)
+    with pytest.raises(InvalidSignature):
+        KEY.public_key().verify(plain(envelope["signature"]), signed + b"A")
+
+
+def test_r2_payload_and_header_are_canonical():
+    envelope = a_receipt()
+    for member in ("payload", "protected"):
+        data = plain(envelope[member])
+        assert rfc8785.dumps(json.loads(data)) == data
+    assert a_receipt() == envelope
+
+
+def test_r3_the_key_in_the_payload_is_the_one_that_signed():
+    envelope = a_receipt()
+    shown = payload(envelope)["public_key"]
+    assert (shown["kty"], shown["crv"]) == ("OKP", "Ed25519")
+    Ed25519PublicKey.from_public_bytes(plain(shown["x"])).verify(
+        plain(envelope["signature"]), f"{envelope['protected']}.{envelope['payload']}".encode()
+    )
+
+
+def test_r4_a_timestamp_is_of_the_signature_as_text_and_beside_it(tmp_path):
+    envelope = a_receipt()
+    with tsa(tmp_path) as authority:
+        token = TimestampService(authority.url, str(authority.ca_file)).stamp(envelope["signature"])
+    stamped = timestamps.attach(envelope, token)
+    [entry] = stamped.pop("header")["etsiU"]
+    assert stamped == envelope
+    token = base64.b64decode(entry["sigTst"]["tstTokens"][0]["val"])
+    answer = decode_timestamp_response(timestamps._response(token))
+    assert answer.tst_info.message_imprint.message == hashlib.sha256(envelope["signature"].encode()).digest()
+
+
+def test_the_document_names_every_member():
+    said = payload(a_receipt())
+    assert members("## Payload") == set(said)
+    assert members("A file:") == {name for row in said["files"] for name in row}
+    row = next(line for line in PART.splitlines() if line.startswith("| `copies` |"))
+    assert {f"`{name}`" for name in said["files"][0]["copies"][0]} <= set(re.findall(r"`\w+`", row))
+    row = next(line for line in PART.splitlines() if line.startswith("| `repositories` |"))
+    assert {f"`{name}`" for name in said["repositories"][0]} <= set(re.findall(r"`\w+`", row))
+
+
+def test_r5_times_never_say_later_than_it_was():
+    [file, *_] = payload(a_receipt())["files"]
+    assert file["copies"][0]["verified"] == "2023-11-14T22:13:20Z"
+    assert file["modified"] == "1969-12-31T23:59:59Z"
+
+
+def test_r6_what_changed_in_between_is_not_safe():
+    said = payload(a_receipt([dataclasses.replace(FILE, trouble="it was changed")]))
+    assert (said["begun"], said["as_of"]) == ("1970-01-01T00:00:01Z", "1970-01-01T00:00:02Z")
+    assert (said["files"][0]["safe_to_delete"], said["safe_to_delete"]) == (False, False)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"state": FileState.OPEN},
+        {"trouble": "its local bytes are others"},
+        {"copies": ()},
+        {"copies": (dataclasses.replace(COPY, names_recorded=False),)},
+    ],
+)
+def test_r7_a_file_is_safe_only_with_everything(fields):
+    assert payload(a_receipt([FILE]))["safe_to_delete"] is True
+    assert payload(a_receipt([dataclasses.replace(FILE, **fields)]))["files"][0]["safe_to_delete"] is False
+    assert [row["safe_to_delete"] for row in payload(a_receipt())["files"]] == [True, True, True, False]
+    assert payload(a_receipt([]))["safe_to_delete"] is False
+
+
+def test_r8_the_page_holds_the_envelope_and_shows_nothing_else():
+    envelope = a_receipt()
+    shown = page.render(envelope)
+    text = shown.partition('id="receipt">')[2].partition("</script>")[0]
+    assert json.loads(text) == envelope
+    assert page.envelope_of(shown) == envelope
+    assert "<&>" not in shown
+    assert not re.findall(r"(?:src|href|url)\s*[=(]", shown)
+    for at in range(0, len(shown), 97):
+        changed = shown[:at] + ("#" if shown[at] != "#" else "+") + shown[at + 1 :]
+        with pytest.raises((Damaged, jws.FormatUnknown)):
+            jws.opened(page.envelope_of(changed), KEY.public_key())
+
+
+def test_every_promise_of_the_document_is_executed():
+    promised = set(re.findall(r"\*\*R-(\d+)\*\*", PART))
+    executed = {match[1] for name in globals() if (match := re.match(r"test_r(\d+)_", name))}
+    assert promised == executed

@@ -1,0 +1,24 @@
+"""What `vna status` says to people about recalls."""
+
+from appliance.cli.files import _recalls_shown, _state
+from vnafs.domain.clock import NANOSECONDS
+
+RULES = {"name": "r", "recall_bytes_per_day": 10 * 1024 * 1024, "recall_requests_per_day": 0}
+
+
+def test_budgets_and_refusals_are_shown_where_there_are_any():
+    answer = {"repositories": [RULES], "recalled_today": [], "recalls_refused": {"RecallForbidden": 0}}
+    assert _recalls_shown(answer) == []
+    answer["recalled_today"] = [{"repository": "r", "size_bytes": 5 * 1024 * 1024, "requests": 7}]
+    answer["recalls_refused"] = {"RecallBudgetSpent": 2, "RecallForbidden": 0, "Rehydrating": 1, "Other": 3}
+    assert _recalls_shown(answer) == [
+        "recalled today: r 5.0 MiB of 10.0 MiB, 7 requests of any",
+        "recalls refused since mount began: 3 Other, 2 past a budget, 1 while bytes come back from an archive class",
+    ]
+
+
+def test_a_stub_whose_bytes_are_on_their_way_says_so():
+    thaw = {"since": 0, "until": 1_700_000_000 * NANOSECONDS}
+    assert _state({"state": "stub", "rehydrating": thaw}).startswith("rehydrating, expected by 2023-11-1")
+    assert _state({"state": "replicated", "rehydrating": thaw}) == "replicated"
+    assert _state({"state": "stub", "rehydrating": None}) == "stub"

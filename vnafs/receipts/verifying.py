@@ -1,0 +1,65 @@
+"""Whether a receipt is what an archive signed: from a file and a public key, with no archive."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+from typing import Any
+
+from vnafs.domain.errors import Damaged, FormatUnknown, NotFound, Refused, TooMuch
+from vnafs.receipts import document, jws, keys, page, timestamps
+from vnafs.receipts.timestamps import Stamp
+
+FILE_BYTES_MAX = 64 * 1024 * 1024
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Verified:
+    """A receipt whose signature is right."""
+
+    payload: dict[str, Any]
+    stamp: Stamp | None
+    """What its timestamp says, if it has one."""
+
+
+def verify(path: str, key_path: str, ca_path: str = "") -> Verified:
+    """A receipt, signed JSON or page, that the key signed.
+
+    *ca_path* names certificates that its timestamp must lead to, which it must have then. Raises Refused without one,
+    NotFound and InvalidArgument for files that cannot be used, Damaged for whatever is not as it was signed,
+    FormatUnknown for a later version.
+    """
+    key = keys.read_public(key_path)
+    roots = timestamps.certificates(ca_path) if ca_path else []
+    text = _read(path)
+    envelope = page.envelope_of(text) if text.lstrip().startswith("<") else _envelope(text)
+    payload = jws.opened(envelope, key)
+    if payload.get("type") != "vnafs-receipt" or payload.get("version") != document.VERSION:
+        raise FormatUnknown(what="The receipt", found=payload.get("version"), known=document.VERSION)
+    token = timestamps.token_of(envelope)
+    if token is None and roots:
+        raise Refused(what="The receipt", why="its signature is right, and it has no timestamp by a third party")
+    return Verified(payload, None if token is None else timestamps.check(token, envelope["signature"], roots))
+
+
+def _envelope(text: str) -> dict[str, Any]:
+    try:
+        envelope = json.loads(text)
+    except (ValueError, RecursionError) as problem:
+        raise Damaged(what="The JSON of a receipt") from problem
+    if not isinstance(envelope, dict):
+        raise Damaged(what="The JSON of a receipt")
+    return envelope
+
+
+def _read(path: str) -> str:
+    try:
+        with open(path, "rb") as file:
+            if os.fstat(file.fileno()).st_size > FILE_BYTES_MAX:
+                raise TooMuch(what=path, limit=f"{FILE_BYTES_MAX} bytes", fix="This is no receipt")
+            return file.read().decode("utf-8")
+    except OSError as problem:
+        raise NotFound(what=f"A readable receipt in {path}") from problem
+    except UnicodeDecodeError as problem:
+        raise Damaged(what="The text of a receipt") from problem
