@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 
 from vnafs.content import packfile
-from vnafs.content.encoder import Encoder
+from vnafs.content.encoder import Attempts, Encoder, NoAttempts
 from vnafs.domain.clock import NANOSECONDS, Clock, Instant
 from vnafs.domain.copies import Capabilities, Copy
 from vnafs.domain.errors import NoSpace, NotFound, VnaError
@@ -166,7 +166,7 @@ class Tiering:
             encoder=Encoder(
                 level=settings.compression_level,
                 seconds_per_gigabyte_max=settings.encode_seconds_per_gigabyte_max,
-                attempts=AttemptsFile(settings.attempts_file),
+                attempts=_attempts(settings.attempts_file),
                 processor_seconds=time.thread_time,
             ),
             wait_for_room=self._waiting.wait_for_room,
@@ -513,6 +513,15 @@ class Tiering:
     def copies_of(self, facts: FileFacts) -> list[Copy]:
         """Targets that hold every byte of a file verified."""
         return [] if facts.sha256 is None else copies_of_content(self._store, facts.sha256, facts.repository)
+
+
+def _attempts(path: str) -> Attempts:
+    """What was being tried. On a full disk nothing is noted: eviction, which makes room, must be able to start."""
+    try:
+        return AttemptsFile(path)
+    except NoSpace:
+        log.warning("attempts.no_space")
+        return NoAttempts()
 
 
 def _hints(described: Described) -> packfile.FileHints:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -81,6 +82,41 @@ def test_a_file_of_any_size_is_taken(content, tmp_path):
     attempts = AttemptsFile(str(tmp_path / "attempts"))
     assert not attempts.is_deadly(ONE)
     assert os.path.getsize(tmp_path / "attempts") == FILE_BYTES
+
+
+FULL = """
+import contextlib, os, subprocess, sys
+from vnafs.content.encoder import NoAttempts
+from vnafs.domain.errors import NoSpace
+from vnafs.local.attempts import FILE_BYTES, AttemptsFile
+from vnafs.pipeline.runner import _attempts
+
+subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", sys.argv[1]], check=True)
+path, ballast = (os.path.join(sys.argv[1], name) for name in ("attempts", "ballast"))
+with open(ballast, "wb", buffering=0) as file, contextlib.suppress(OSError):
+    while True:
+        file.write(bytes(4096))
+try:
+    AttemptsFile(path)
+except NoSpace:
+    assert isinstance(_attempts(path), NoAttempts)  # tierd starts, to make room
+    os.unlink(ballast)
+    with _attempts(path).under_way(b"1" * 16):
+        pass
+    assert os.path.getsize(path) == FILE_BYTES
+else:
+    sys.exit("the disk was not full")
+"""
+
+
+@pytest.mark.system
+def test_a_full_disk_is_an_error_and_not_a_signal_later(tmp_path):
+    unshare = shutil.which("unshare")
+    if unshare is None or subprocess.run([unshare, "-m", "true"], check=False, capture_output=True).returncode != 0:
+        pytest.skip("needs the right to mount a tmpfs (root, unshare)")
+    words = [unshare, "-m", sys.executable, "-c", FULL, str(tmp_path)]
+    done = subprocess.run(words, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
 
 
 def test_a_folder_that_is_missing_is_said(tmp_path):
