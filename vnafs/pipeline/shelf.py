@@ -149,10 +149,15 @@ class Shelf:
         )
 
     def _asked_back(self, pack: packs.Pack, archived: list[tuple[int, Target]], problems: list[str]) -> list[Thawing]:
-        """One target is enough."""
+        """One target is enough. Coming out of the cold is paid by the byte, so it is charged as reading is."""
+
+        def pay() -> Callable[[], None]:
+            self.budgets.charge(pack.repository, pack.size_bytes)
+            return lambda: self.budgets.give_back(pack.repository, pack.size_bytes)
+
         for number, target in archived:
             try:
-                return [self._thaws.ask(pack, number, target)]
+                return [self._thaws.ask(pack, number, target, paying=pay)]
             except TargetError as problem:
                 log.warning("recall.not_asked_back", extra={"target": target.name, "why": str(problem)})
                 problems.append(str(problem))

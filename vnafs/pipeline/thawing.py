@@ -7,16 +7,18 @@ LOOK_SECONDS after the last look: a thousand readers of one pack cost one reques
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 import logging
 import struct
 import threading
 import time
+from collections.abc import Callable
 
 from vnafs.domain.clock import NANOSECONDS, Clock, Instant
-from vnafs.domain.errors import Damaged
+from vnafs.domain.errors import Damaged, TargetError
 from vnafs.domain.ids import PackNumber, pack_object_name
-from vnafs.domain.rehydration import Thaw
+from vnafs.domain.rehydration import Rehydration, Thaw
 from vnafs.index import keys, meta, packs
 from vnafs.index.engine import Engine, prefix_stop
 from vnafs.targets.port import Target
@@ -45,6 +47,8 @@ class Thaws:
         self._store = store
         self._clock = clock
         self._lock = threading.Lock()
+        self._turns: collections.defaultdict[int, threading.Lock] = collections.defaultdict(threading.Lock)
+        """One for each target: who comes second finds the answer that the first one got."""
         self._looked: dict[tuple[PackNumber, int], float] = {}
         with store.read() as reader:
             prefix = keys.meta(_PREFIX)
@@ -68,9 +72,34 @@ class Thaws:
             found = [thawing for (number, _), thawing in self._known.items() if number == pack]
         return min(found, key=lambda thawing: thawing.until, default=None)
 
-    def ask(self, pack: packs.Pack, number: int, target: Target) -> Thawing:
-        """Ask a pack back, or see how it stands. Raises what the target raises."""
-        answer = target.rehydrate(pack_object_name(pack.id))
+    def ask(
+        self, pack: packs.Pack, number: int, target: Target, *, paying: Callable[[], Callable[[], None]]
+    ) -> Thawing:
+        """Ask a pack back, or see how it stands. Raises what the target raises.
+
+        *paying* is called before a pack is asked back for the first time, and what it returns when that was not needed.
+        """
+        with self._lock:
+            turn = self._turns[number]
+        with turn:
+            found = self.waits(pack.number, number)
+            if found is not None:
+                return found
+            is_known = (pack.number, number) in self._known
+            return self._ask(pack, number, target, _nothing if is_known else paying())
+
+    def _ask(self, pack: packs.Pack, number: int, target: Target, pay_back: Callable[[], None]) -> Thawing:
+        try:
+            answer = target.rehydrate(pack_object_name(pack.id))
+        except TargetError:
+            pay_back()
+            raise
+        if answer.thaw is not Thaw.ASKED:
+            pay_back()
+        return self._heed(pack, number, target, answer)
+
+    def _heed(self, pack: packs.Pack, number: int, target: Target, answer: Rehydration) -> Thawing:
+        """Remember how a pack stands."""
         key = (pack.number, number)
         if answer.thaw is Thaw.READY:
             self.forget(pack.number, number)
@@ -102,6 +131,10 @@ class Thaws:
             self._looked.pop(key, None)
         with self._store.write() as tx:
             meta.remove(tx, _name(key))
+
+
+def _nothing() -> None:
+    """It was paid for when it was asked back."""
 
 
 def shown(instant: Instant) -> str:

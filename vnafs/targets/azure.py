@@ -166,13 +166,16 @@ class AzureTarget:
     def rehydrate(self, name: ObjectName) -> Rehydration:
         """See Target. Set Blob Tier to Hot, at Standard priority: it stays there."""
         blob = self._blob(name)
-        with self._translated("asking an object back", name):
-            found = blob.get_blob_properties()
-            if str(found.blob_tier) != "Archive":
-                return READY
-            if found.archive_status:
-                return Rehydration(Thaw.PENDING, REHYDRATION_SECONDS)
-            blob.set_standard_blob_tier(StandardBlobTier.HOT, rehydrate_priority=RehydratePriority.STANDARD)
+        try:
+            with self._translated("asking an object back", name):
+                found = blob.get_blob_properties()
+                if str(found.blob_tier) != "Archive":
+                    return READY
+                if found.archive_status:
+                    return Rehydration(Thaw.PENDING, REHYDRATION_SECONDS)
+                blob.set_standard_blob_tier(StandardBlobTier.HOT, rehydrate_priority=RehydratePriority.STANDARD)
+        except ObjectArchived:  # somebody else asked in between
+            return Rehydration(Thaw.PENDING, REHYDRATION_SECONDS)
         return Rehydration(Thaw.ASKED, REHYDRATION_SECONDS)
 
     def evidence(self, name: ObjectName) -> Evidence:

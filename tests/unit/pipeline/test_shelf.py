@@ -267,6 +267,49 @@ def test_an_archived_pack_is_asked_back_once_and_answered_at_once(tmp_path: Path
     assert (target.gets, target.asks) == (2, 2)
 
 
+def test_asking_back_is_within_the_budget(tmp_path: Path, pack: packs.Pack) -> None:
+    """Whoever opens a million archived stubs must not bring a whole archive out of the cold."""
+    target, clock = Glacier(pack), HandClock()
+    poor = shelf(tmp_path, pack, target, clock=clock, rules=limited(recall_bytes_per_day=4_999))
+    with pytest.raises(RecallBudgetSpent):
+        poor.read(pack, Span(0, 100))
+    assert target.asks == 0
+    subject = shelf(tmp_path, pack, target, clock=clock, rules=limited(recall_bytes_per_day=5_100))
+    for _ in range(3):
+        with pytest.raises(Rehydrating):
+            subject.read(pack, Span(0, 100))
+        clock.sleep(LOOK_SECONDS)
+    assert target.asks == 3
+    assert subject.budgets.used(pack.repository).size_bytes == 5_000
+    target.thaw(pack_object_name(pack.id))
+    assert subject.read(pack, Span(0, 100)) == DATA[:100]
+
+
+def test_many_readers_at_once_ask_back_once(tmp_path: Path, pack: packs.Pack) -> None:
+    class Slow(Glacier):
+        def rehydrate(self, name: ObjectName) -> Rehydration:
+            time.sleep(0.2)
+            return super().rehydrate(name)
+
+    target = Slow(pack)
+    subject = shelf(tmp_path, pack, target)
+    refused = []
+
+    def read() -> None:
+        try:
+            subject.read(pack, Span(0, 100))
+        except Rehydrating as problem:
+            refused.append(problem)
+
+    threads = [threading.Thread(target=read) for _ in range(20)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(refused) == 20
+    assert target.asks == 1
+
+
 def test_when_it_is_back_it_is_read_and_forgotten(tmp_path: Path, pack: packs.Pack) -> None:
     target, clock = Glacier(pack), HandClock()
     subject = shelf(tmp_path, pack, target, clock=clock)
