@@ -27,9 +27,10 @@ from vnafs.fs.filesystem import Filesystem
 from vnafs.fs.handles import Handle
 from vnafs.fs.recall import RangeNeeded, RecallNeeded
 from vnafs.fs.settings import Settings
-from vnafs.index import contents, copies, counts, packs, recount, targets
-from vnafs.index.engine import Reader, Transaction
+from vnafs.index import contents, copies, counts, keys, packs, recount, targets
+from vnafs.index.engine import Reader, Transaction, prefix_stop
 from vnafs.index.engines.memory import MemoryEngine
+from vnafs.index.past import PastVersion, decode_version
 from vnafs.local.spool import Spool
 from vnafs.pipeline.held import stubs_without_copy
 from vnafs.pipeline.namespace import Namespace
@@ -389,6 +390,29 @@ class World:
         """The same, from the tree."""
         every = [self.fs.facts(self.inode(name)) for name in self.names()]
         return {(facts.inode, facts.version, facts.sha256) for facts in every if facts.sha256 is not None}
+
+    def past(self) -> list[PastVersion]:
+        """The versions that are over and remembered."""
+        with self._namespace.read() as reader:
+            rows = list(reader.scan(keys.PAST_VERSIONS, prefix_stop(keys.PAST_VERSIONS)))
+        return [decode_version(key, value) for key, value in rows]
+
+    def kept(self) -> set[tuple[Inode, Version, Sha256]]:
+        """Those whose bytes are in packs."""
+        return {
+            (past.inode, past.version, past.row.seal.sha256)
+            for past in self.past()
+            if past.row.seal is not None and past.is_kept
+        }
+
+    def remembered(self) -> set[tuple[Inode, Version, Sha256]]:
+        """Those that were sealed; of some the tree may not have heard that their bytes are in packs."""
+        return {(past.inode, past.version, past.row.seal.sha256) for past in self.past() if past.row.seal is not None}
+
+    def keep(self, seconds: int) -> None:
+        """How long the past is kept."""
+        repository = self.fs.repositories.named("share")
+        self.fs.repositories.set(dataclasses.replace(repository, versions_kept_seconds=seconds))
 
     def feed(self, change: Callable[[Transaction], object]) -> None:
         """Change mount's index behind its back."""

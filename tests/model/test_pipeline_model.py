@@ -353,7 +353,7 @@ class Life:
         if self.rots_here:
             assert world.uses() >= world.sealed()
         else:
-            assert world.uses() == world.sealed()
+            assert world.sealed() | world.kept() <= world.uses() <= world.sealed() | world.remembered()
         for name in self.expected:
             assert world.evict(name), name
         for target in (A, B):

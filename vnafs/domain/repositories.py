@@ -7,6 +7,8 @@ import enum
 
 from vnafs.domain.ids import RepositoryId
 
+VERSIONS_KEPT_SECONDS = 30 * 86400
+
 
 class Acknowledgement(enum.Enum):
     """What success of close, fsync and COMMIT means."""
@@ -28,3 +30,5 @@ class Repository:
     """Verified copies before a file counts as replicated and may lose its local bytes."""
     retention_class: int = 0
     """Written into packs; files of different classes never share a pack."""
+    versions_kept_seconds: int = VERSIONS_KEPT_SECONDS
+    """How long overwritten and deleted contents, and what names led to, are kept; 0 keeps nothing."""

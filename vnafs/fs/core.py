@@ -144,6 +144,11 @@ class Core:
         found = self.repositories.get(repository)
         return found is None or found.acknowledgement is Acknowledgement.DURABLE
 
+    def keeps(self, repository: RepositoryId) -> bool:
+        """Whether a repository remembers what was overwritten and deleted."""
+        found = self.repositories.get(repository)
+        return found is not None and found.versions_kept_seconds > 0
+
     def quiet_until(self) -> Instant:
         """When a file that was just closed may be sealed."""
         return Instant(self.clock.now() + int(self.settings.quiet_seconds * NANOSECONDS))
@@ -221,10 +226,10 @@ class Core:
 class Change:
     """One transaction over the tree; a context manager."""
 
-    __slots__ = ("_before", "_block", "_core", "_drops", "_rows", "_told", "tx")
+    __slots__ = ("_before", "_block", "_drops", "_rows", "_told", "core", "tx")
 
     def __init__(self, core: Core) -> None:
-        self._core = core
+        self.core = core
         self._rows: dict[Inode, InodeRow | None] = {}
         self._before: dict[Inode, InodeRow | None] = {}
         self._drops: list[tuple[Inode, Version]] = []
@@ -235,7 +240,7 @@ class Change:
         try:
             self.tx: Transaction = self._block.__enter__()
         except StorageFailed as failed:
-            self._core.fail(failed)  # some sync of others failed
+            self.core.fail(failed)  # some sync of others failed
             raise
         return self
 
@@ -245,7 +250,7 @@ class Change:
         if error is not None:
             self._block.__exit__(kind, error, trace)
             return
-        core = self._core
+        core = self.core
         try:
             for inode, row in self._rows.items():
                 self._write(inode, row)
@@ -289,7 +294,7 @@ class Change:
         if inode in self._rows:
             row = self._rows[inode]
         else:
-            row = self._before[inode] = self._core.find(inode, self.tx)
+            row = self._before[inode] = self.core.find(inode, self.tx)
             if row is not None:
                 self._rows[inode] = row
         if row is None:
@@ -325,4 +330,4 @@ class Change:
     ) -> None:
         """Tell the feed, which also hears of any other inode whose row this change leaves different."""
         self._told.update((inode, parent))
-        self._core.feed.append(self.tx, Event(kind, inode, version, parent, name, detail))
+        self.core.feed.append(self.tx, Event(kind, inode, version, parent, name, detail))

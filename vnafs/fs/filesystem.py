@@ -22,6 +22,7 @@ from vnafs.fs.commitment import Commitment
 from vnafs.fs.core import Core, Watcher
 from vnafs.fs.data import Data
 from vnafs.fs.handles import Handle
+from vnafs.fs.history import Expiry
 from vnafs.fs.names import Names
 from vnafs.fs.recovery import Recovery
 from vnafs.fs.rename import Renames
@@ -68,6 +69,7 @@ class Filesystem:
         Recovery(core).run(boot_id)
         names = Names(core)
         data = self._data = Data(core, names)
+        self._expiry = Expiry(core)
         renames, xattrs, tiering = Renames(core), Xattrs(core, copies_of), Tiering(core)
         self.engine = engine
         self.settings = core.settings
@@ -200,7 +202,8 @@ class Filesystem:
         Raises NoSpace: the disk is full, another time then.
         """
         self._data.end_again()
-        return self._core.trim_feed()
+        trimmed = self._core.trim_feed()
+        return self._expiry.step() or trimmed
 
     def close(self) -> None:
         """Close every handle and make everything durable; the engine stays open for its owner. Raises StorageFailed."""

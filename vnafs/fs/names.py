@@ -257,7 +257,7 @@ class Names:
             row = row._replace(nlink=row.nlink + 1, ctime_ns=now, parent=parent, cookie=cookie)
             change.set(inode, row)
             change.set(parent, above._replace(mtime_ns=now, ctime_ns=now))
-            entries.put(change.tx, parent, name, Entry(inode, cookie, kind_of(row.mode)))
+            entries.put(change.tx, parent, name, Entry(inode, cookie, kind_of(row.mode), now))
             change.event(EventKind.NAMED, inode, row.version, parent, name)
         return core.attributes(inode, row)
 
@@ -319,4 +319,4 @@ class Names:
         links = above.nlink - 1 if entry.is_directory else above.nlink
         change.set(parent, above._replace(nlink=links, mtime_ns=now, ctime_ns=now))
         is_open = entry.inode in self._core.handles.files
-        unname(change, entry.inode, parent=parent, name=name, cookie=entry.cookie, is_open=is_open, now=now)
+        unname(change, entry, parent=parent, name=name, is_open=is_open, now=now)

@@ -112,7 +112,7 @@ class Recovery:
                     if row is None or row.nlink:
                         change.tx.delete(key)
                     else:
-                        end(change, inode, change.row(inode))
+                        end(change, inode, change.row(inode), core.clock.now())
 
     def _finish_drops(self) -> None:
         core = self._core

@@ -17,6 +17,7 @@ from vnafs.domain.errors import (
 )
 from vnafs.domain.events import EventKind
 from vnafs.domain.ids import ROOT, Inode
+from vnafs.fs import history
 from vnafs.fs.core import Change, Core
 from vnafs.fs.names import check_name, refuse_in_root
 from vnafs.fs.removal import unname
@@ -116,10 +117,12 @@ class Renames:
         above = change.row(parent)
         links = above.nlink - 1 if entry.is_directory else above.nlink
         change.set(parent, above._replace(nlink=links, mtime_ns=now, ctime_ns=now))
-        change.event(EventKind.UNNAMED, entry.inode, change.row(entry.inode).version, parent, name)
+        row = change.row(entry.inode)
+        noted = history.keep_name(change, parent, name, entry, row, now, ends=False)
+        change.event(EventKind.UNNAMED, entry.inode, row.version, parent, name, noted)
 
     def _give(self, change: Change, parent: Inode, name: bytes, entry: Entry, cookie: int, now: int) -> None:
-        entries.put(change.tx, parent, name, Entry(entry.inode, cookie, entry.kind))
+        entries.put(change.tx, parent, name, Entry(entry.inode, cookie, entry.kind, now))
         above = change.row(parent)
         links = above.nlink + 1 if entry.is_directory else above.nlink
         change.set(parent, above._replace(nlink=links, mtime_ns=now, ctime_ns=now))
@@ -133,4 +136,4 @@ class Renames:
             above = change.row(parent)
             change.set(parent, above._replace(nlink=above.nlink - 1))
         is_open = target.inode in self._core.handles.files
-        unname(change, target.inode, parent=parent, name=name, cookie=target.cookie, is_open=is_open, now=now)
+        unname(change, target, parent=parent, name=name, is_open=is_open, now=now)

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 
 from vnafs.domain.errors import FormatUnknown
 from vnafs.domain.ids import RepositoryId
-from vnafs.domain.repositories import Acknowledgement, Repository
+from vnafs.domain.repositories import VERSIONS_KEPT_SECONDS, Acknowledgement, Repository
 from vnafs.index import keys
 from vnafs.index.engine import Reader, Transaction, prefix_stop
 
@@ -25,6 +25,7 @@ def put(tx: Transaction, repository: Repository) -> None:
         "acknowledgement": repository.acknowledgement.value,
         "copies_min": repository.copies_min,
         "retention_class": repository.retention_class,
+        "versions_kept_seconds": repository.versions_kept_seconds,
     }
     tx.put(keys.repository(repository.id), bytes([_RECORD_VERSION]) + json.dumps(body).encode())
 
@@ -56,4 +57,5 @@ def _decode(number: RepositoryId, record: bytes) -> Repository:
         Acknowledgement(body["acknowledgement"]),
         body["copies_min"],
         body["retention_class"],
+        body.get("versions_kept_seconds", VERSIONS_KEPT_SECONDS),
     )

@@ -5,6 +5,9 @@ that ended names the first bytes of its hash, which lead to the content. What th
 a row and the tree's answer, a cursor that fell behind the trimmed feed) a sweep over all uses finds: one at each
 start, a few rows at a time. Contents that nobody uses stay; collecting them is somebody else's decision.
 
+A version that is over and remembered (`vnafs.index.past`) keeps its use until it is forgotten. So whoever wants to
+remove a content asks the store for its uses; what it finds there is live or kept, and nothing else is.
+
 One thread calls `step`; `refused` may be called from any.
 """
 
@@ -20,6 +23,7 @@ from vnafs.domain.files import Proposal
 from vnafs.domain.ids import ContentNumber, Inode, Sha256, Version
 from vnafs.index import contents, feeds, keys, unreadable
 from vnafs.index.engine import Engine, Reader
+from vnafs.index.inodes import InodeRow
 from vnafs.pipeline.held import is_unreadable
 from vnafs.pipeline.namespace import Namespace
 
@@ -124,12 +128,16 @@ class Uses:
         gone = []
         for use, sha256 in uses:
             _, inode, version = use
+            row: InodeRow | None
             try:
                 row = self._namespace.row(inode)
             except NotFound:
-                gone.append(use)
-                continue
-            if row.version > version or (row.seal is not None and row.version == version and row.seal.sha256 != sha256):
+                row = None
+            if row is None or row.version > version:
+                past = self._namespace.past(inode, version)
+                if past is None or past.row.seal is None or past.row.seal.sha256 != sha256:
+                    gone.append(use)
+            elif row.seal is not None and row.version == version and row.seal.sha256 != sha256:
                 gone.append(use)
             elif row.seal is None:
                 self._undecided.append(use)
@@ -154,7 +162,7 @@ def _ended(event: Event) -> tuple[Inode, Version, bytes] | None:
         return None
     if event.kind is EventKind.VERSION:
         return event.inode, Version(event.version - 1), event.detail.to_bytes(8, "big")
-    if event.kind is EventKind.REMOVED:
+    if event.kind in {EventKind.REMOVED, EventKind.VERSION_EXPIRED}:
         return event.inode, event.version, event.detail.to_bytes(8, "big")
     return None
 
