@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from appliance import config, journal
 from appliance.cli import archives, files, recovery, repositories, targets
+from appliance.cli import versions as past
 from appliance.cli.asking import Asking
 from appliance.cli.console import Console
 from vnafs.domain.errors import VnaError
@@ -105,6 +106,15 @@ def _parser(environ: Mapping[str, str]) -> argparse.ArgumentParser:
     verify = command("verify", "read copies again and compare", files.verify)
     verify.add_argument("paths", nargs="*", metavar="PATH")
     command("lost", "list acknowledged files without a verified copy", files.lost)
+    versions = command("versions", "show what there was at a path, or what was deleted in a folder", past.every)
+    versions.add_argument("path", metavar="PATH", help="may be gone")
+    undelete = command("undelete", "bring back what was deleted or overwritten", past.undelete)
+    undelete.add_argument("path", metavar="PATH")
+    which = undelete.add_mutually_exclusive_group()
+    which.add_argument("--at", metavar="TIME", help="as it was then: 2026-05-04T12:00:00, @SECONDS or '2h ago'")
+    which.add_argument("--version", metavar="VERSION", help="as `vna versions` names it; otherwise the last one")
+    undelete.add_argument("--to", metavar="NEWPATH", help="under another name")
+    undelete.add_argument("--replace", action="store_true", help="although something has that name now")
     restore = command("restore", "rebuild an archive from one target alone, and serve it")
     restore.add_argument("--from", dest="source", required=True, metavar="URL", help="file://, s3:// or azure://")
     restore.add_argument("--into", required=True, metavar="DIR", help="an empty folder, the new archive")
@@ -129,6 +139,13 @@ def _repository(parser: argparse.ArgumentParser, common: argparse.ArgumentParser
                 "--ack", default="durable" if fresh else None, metavar="LEVEL", help="written or durable"
             )
             action.add_argument("--copies", type=int, default=1 if fresh else None, metavar="N")
+            action.add_argument(
+                "--keep-versions",
+                type=float,
+                default=None,
+                metavar="DAYS",
+                help="how long what is overwritten or deleted is kept (30); 0 keeps nothing",
+            )
     actions.add_parser("list", parents=[common]).set_defaults(run=repositories.every)
 
 

@@ -8,10 +8,12 @@ from typing import Any
 
 from appliance.cli.asking import Asking
 
+DAY_SECONDS = 86400
+
 
 def add(args: argparse.Namespace, asking: Asking) -> int:
     """Make a repository, which is a top-level directory of the mount."""
-    made = asking.mount().call("repository.add", name=args.name, acknowledgement=args.ack, copies_min=args.copies)
+    made = asking.mount().call("repository.add", name=args.name, **_rules(args))
     asking.console.result(made, lambda: _show(asking, [made]))
     return 0
 
@@ -25,7 +27,7 @@ def every(_: argparse.Namespace, asking: Asking) -> int:
 
 def change(args: argparse.Namespace, asking: Asking) -> int:
     """Change a repository's rules."""
-    row = asking.mount().call("repository.set", name=args.name, acknowledgement=args.ack, copies_min=args.copies)
+    row = asking.mount().call("repository.set", name=args.name, **_rules(args))
     asking.tierd().call("targets.reload")  # what counts as replicated may have changed
     asking.console.result(row, lambda: _show(asking, [row]))
     return 0
@@ -38,8 +40,25 @@ def remove(args: argparse.Namespace, asking: Asking) -> int:
     return 0
 
 
+def _rules(args: argparse.Namespace) -> dict[str, Any]:
+    days = args.keep_versions
+    return {
+        "acknowledgement": args.ack,
+        "copies_min": args.copies,
+        "versions_kept_seconds": None if days is None else round(days * DAY_SECONDS),
+    }
+
+
 def _show(asking: Asking, rows: Sequence[Mapping[str, Any]]) -> None:
     asking.console.table(
-        ["repository", "acknowledgement", "copies"],
-        [[row["name"], row["acknowledgement"], row["copies_min"]] for row in rows],
+        ["repository", "acknowledgement", "copies", "versions kept"],
+        [
+            [
+                row["name"],
+                row["acknowledgement"],
+                row["copies_min"],
+                f"{row['versions_kept_seconds'] / DAY_SECONDS:g} days",
+            ]
+            for row in rows
+        ],
     )

@@ -30,6 +30,7 @@ def mount_methods(filesystem: Filesystem, run: Run, recall: RecallWhole) -> list
                     str(params["name"]),
                     acknowledgement=acknowledgement(params.get("acknowledgement", "durable")),
                     copies_min=int(params.get("copies_min", 1)),
+                    **_given(params),
                 )
             )
         )
@@ -37,7 +38,7 @@ def mount_methods(filesystem: Filesystem, run: Run, recall: RecallWhole) -> list
     def change(params: Mapping[str, Any], _: object) -> dict[str, Any]:
         def apply() -> Repository:
             known = repositories.named(str(params["name"]))
-            changes: dict[str, Any] = {}
+            changes: dict[str, Any] = _given(params)
             if params.get("acknowledgement") is not None:
                 changes["acknowledgement"] = acknowledgement(params["acknowledgement"])
             if params.get("copies_min") is not None:
@@ -71,6 +72,11 @@ def mount_methods(filesystem: Filesystem, run: Run, recall: RecallWhole) -> list
     ]
 
 
+def _given(params: Mapping[str, Any]) -> dict[str, Any]:
+    """The rules that are numbers and were said."""
+    return {name: int(params[name]) for name in ("versions_kept_seconds",) if params.get(name) is not None}
+
+
 def acknowledgement(value: str) -> Acknowledgement:
     """Raises InvalidArgument."""
     try:
@@ -87,4 +93,5 @@ def shown(repository: Repository) -> dict[str, Any]:
         "name": repository.name,
         "acknowledgement": repository.acknowledgement.value,
         "copies_min": repository.copies_min,
+        "versions_kept_seconds": repository.versions_kept_seconds,
     }

@@ -23,6 +23,7 @@ from appliance.control.mount import mount_methods
 from appliance.control.recall import RecallClient
 from appliance.control.server import ControlServer
 from appliance.control.tree import tree_methods
+from appliance.control.versions import version_methods
 from vnafs import store as archive_store
 from vnafs.domain.clock import SystemClock
 from vnafs.domain.copies import Copy
@@ -108,7 +109,11 @@ async def _serve(configuration: Configuration, filesystem: Filesystem) -> None:
     def recall(inode: Inode, version: Version) -> None:
         trio.from_thread.run(recaller.recall, inode, version, trio_token=token)
 
-    methods = [*tree_methods(filesystem, in_loop), *mount_methods(filesystem, in_loop, recall)]
+    methods = [
+        *tree_methods(filesystem, in_loop),
+        *mount_methods(filesystem, in_loop, recall),
+        *version_methods(filesystem, in_loop),
+    ]
     server = ControlServer(os.path.join(configuration.folder("run"), "mount.sock"), methods)
     server.start()
     options = MountOptions(allow_other=configuration.file_system.allow_other and os.geteuid() == 0)

@@ -342,6 +342,23 @@ def test_a_file_that_is_removed_before_its_pack_is_recorded_is_kept(world: World
     assert world.uses() == world.kept()
 
 
+def test_what_was_undeleted_is_read_and_uses_its_content(world: World) -> None:
+    data = os.urandom(5_000)
+    world.write(b"file", data)
+    pass_time(world, 30)
+    world.unlink(b"file")
+    world.fs.versions.undelete(b"share/file")
+    pass_time(world, 1)
+    assert world.uses() == world.sealed() | world.kept()
+    assert len(world.sealed()) == len(world.kept()) == 1
+    assert world.read(b"file") == data
+    world.keep(0)
+    while world.fs.upkeep():
+        pass
+    pass_time(world, 1)
+    assert world.uses() == world.sealed()
+
+
 def test_versions_that_are_no_more_use_nothing(world: World) -> None:
     world.keep(0)
     for name in (b"stays", b"patched", b"cut", b"removed", b"replaced"):

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.semantics.trees import Tree
+from vnafs.domain.errors import AlreadyExists
 from vnafs.domain.files import FileState
 from vnafs.fs.settings import Settings
 from vnafs.index import past
@@ -39,3 +40,18 @@ def test_p54_what_a_name_led_to_is_kept_but_for_brief_names_of_uploads(tree: Tre
         tree.fs.rename(tree.r, name, tree.r, b"now " + name)
     with tree.engine.read() as reader:
         assert [found.name for found in past.names_in(reader, tree.r)] == [b"long"]
+
+
+def test_p55_what_comes_back_is_a_new_file_and_takes_nobodys_name(tree: Tree) -> None:
+    old = tree.file(b"f", b"old")
+    tree.clock.sleep(60)
+    tree.advance(old, FileState.PACKED)
+    tree.fs.unlink(tree.r, b"f")
+    tree.file(b"f", b"newer")
+    with pytest.raises(AlreadyExists):
+        tree.fs.versions.undelete(b"r/f")
+    made = tree.fs.versions.undelete(b"r/f", to=b"r/g").inode
+    assert made != old
+    assert tree.fs.facts(made).state is FileState.STUB
+    assert tree.stat(made).size_bytes == 3
+    assert tree.names(tree.r) == [b"f", b"g"]

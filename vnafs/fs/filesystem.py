@@ -29,6 +29,7 @@ from vnafs.fs.rename import Renames
 from vnafs.fs.repositories import Repositories
 from vnafs.fs.settings import Settings
 from vnafs.fs.tiering import Tiering
+from vnafs.fs.versions import Versions
 from vnafs.fs.xattrs import CopiesOf, Xattrs, no_copies
 from vnafs.index.engine import Engine, Position
 from vnafs.local.space import Room
@@ -69,7 +70,7 @@ class Filesystem:
         Recovery(core).run(boot_id)
         names = Names(core)
         data = self._data = Data(core, names)
-        self._expiry = Expiry(core)
+        self._expiry, self.versions = Expiry(core), Versions(core)
         renames, xattrs, tiering = Renames(core), Xattrs(core, copies_of), Tiering(core)
         self.engine = engine
         self.settings = core.settings
@@ -112,14 +113,14 @@ class Filesystem:
         self.hold = tiering.hold
         self.let_go = tiering.let_go
         self.facts = tiering.facts
+        self.heard = tiering.heard
         self.postpone = tiering.postpone
         self.fold = tiering.fold
         self.path_hint = tiering.path_hint
         self.supersede = tiering.supersede
         self.local_path = spool.local_path
         # upkeep
-        self.reap = core.reap
-        self.fail = core.fail
+        self.reap, self.fail = core.reap, core.fail
 
     def _guarded(self, call: Callable[_Given, _Found]) -> Callable[_Given, _Found]:
         """The same call for clients, who may change nothing while the archive is superseded."""

@@ -15,7 +15,7 @@ from vnafs.domain.events import EventKind, seal_detail
 from vnafs.domain.files import FileState, Proposal, Verdict
 from vnafs.domain.ids import ROOT, Inode, RepositoryId, Version
 from vnafs.fs.core import Change, Core
-from vnafs.index import keys, past, queue, xattrs
+from vnafs.index import keys, past, returned, xattrs
 from vnafs.index.engine import Reader
 from vnafs.index.entries import Entry
 from vnafs.index.inodes import InodeRow
@@ -80,7 +80,7 @@ class Expiry:
         with core.engine.read() as reader:
             due = self._due(reader, now)
             # files that came back from a kept version, of which the store has not heard yet, need that version
-            if due is None or queue.next_due(reader, FileState.STUB) is not None:
+            if due is None or returned.some(reader, 1):
                 return False
         with core.change() as change:
             for _ in range(EXPIRED_PER_STEP_MAX):

@@ -9,7 +9,7 @@ from vnafs.domain.errors import AlreadyExists, InvalidArgument, NotFound
 from vnafs.domain.events import EventKind
 from vnafs.domain.files import FileState
 from vnafs.domain.ids import ROOT, Inode, RepositoryId
-from vnafs.domain.repositories import Acknowledgement, Repository
+from vnafs.domain.repositories import VERSIONS_KEPT_SECONDS, Acknowledgement, Repository
 from vnafs.fs.core import Core
 from vnafs.fs.names import NO_VERSION, Names, check_name
 from vnafs.index import entries, repositories
@@ -18,6 +18,7 @@ from vnafs.index.inodes import NOT_QUEUED, InodeRow
 
 RETENTION_CLASS_MAX = 255
 COPIES_MAX = 16
+KEPT_SECONDS_MAX = 100 * 365 * 86400
 
 
 class Repositories:
@@ -34,6 +35,7 @@ class Repositories:
         acknowledgement: Acknowledgement = Acknowledgement.DURABLE,
         copies_min: int = 1,
         retention_class: int = 0,
+        versions_kept_seconds: int = VERSIONS_KEPT_SECONDS,
         mode: int = 0o755,
         uid: int = 0,
         gid: int = 0,
@@ -43,7 +45,9 @@ class Repositories:
         raw = name.encode("utf-8", "surrogateescape")
         check_name(raw)
         inode, cookie, now = core.new_inode(), core.new_cookie(), core.clock.now()
-        repository = Repository(RepositoryId(inode), name, acknowledgement, copies_min, retention_class)
+        repository = Repository(
+            RepositoryId(inode), name, acknowledgement, copies_min, retention_class, versions_kept_seconds
+        )
         _check_rules(repository)
         with core.change() as change:
             root = change.row(ROOT)
@@ -112,3 +116,7 @@ def _check_rules(repository: Repository) -> None:
         raise InvalidArgument(why=f"copies_min is 1 to {COPIES_MAX}, not {repository.copies_min}")
     if not 0 <= repository.retention_class <= RETENTION_CLASS_MAX:
         raise InvalidArgument(why=f"retention_class is 0 to {RETENTION_CLASS_MAX}, not {repository.retention_class}")
+    if not 0 <= repository.versions_kept_seconds <= KEPT_SECONDS_MAX:
+        raise InvalidArgument(
+            why=f"versions_kept_seconds is 0 to {KEPT_SECONDS_MAX}, not {repository.versions_kept_seconds}"
+        )

@@ -20,7 +20,7 @@ from vnafs.domain.ids import ROOT, Inode, Version
 from vnafs.fs import history
 from vnafs.fs.core import Change, Core
 from vnafs.fs.removal import log_missing, make_stub
-from vnafs.index import entries, keys, meta
+from vnafs.index import entries, keys, meta, returned
 from vnafs.index.inodes import InodeRow
 from vnafs.local.spool import is_plain, local_error
 
@@ -238,6 +238,12 @@ class Tiering:
                 row = self._found(change, candidate.inode, candidate.version)
                 if row is not None and row.state is candidate.state and row.due == candidate.due:
                     change.set(candidate.inode, row._replace(due=due))
+
+    def heard(self, versions: Sequence[tuple[Inode, Version]]) -> None:
+        """The store has noted the uses of these versions, which came back from kept ones. May be repeated."""
+        with self._core.change() as change:
+            for inode, version in versions:
+                returned.remove(change.tx, inode, version)
 
     def supersede(self, why: str) -> None:
         """From now on, and after restarts, clients may read and change nothing. Raises StorageFailed."""

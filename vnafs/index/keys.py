@@ -20,6 +20,7 @@ Namespace environment (sole writer: mount)
 | A parent8 name 0 ended8 | past name              | what a name led to before; `vnafs.index.past`                    |
 | V inode8 version8    | past version              | what an inode was before                                         |
 | B repository8 ended8 inode8 | keys               | the A and V rows that are removed once they were kept long enough |
+| U inode8 version8    | repository, SHA-256       | came back from a kept version; the store has not heard of it yet |
 | F seq8               | event                     | the feed                                                         |
 
 Store environment (sole writer: tierd)
@@ -262,6 +263,20 @@ def ending_of(key: bytes) -> tuple[RepositoryId, int, Inode]:
 
 
 ENDINGS = b"B"
+
+
+def returned(number: Inode, version: Version) -> bytes:
+    """U: one version that came back."""
+    return _TWO.pack(b"U", number, version)
+
+
+def returned_of(key: bytes) -> tuple[Inode, Version]:
+    """The inode and version of a U row."""
+    _, number, version = _TWO.unpack(key)
+    return Inode(number), Version(version)
+
+
+RETURNED = b"U"
 
 # -- store ---------------------------------------------------------------------------------------------------
 

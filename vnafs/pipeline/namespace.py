@@ -17,6 +17,7 @@ from vnafs.domain.repositories import Repository
 from vnafs.index import entries, feeds, inodes, keys, queue, repositories, xattrs
 from vnafs.index.engine import Engine, Reader
 from vnafs.index.past import PastVersion, find_version
+from vnafs.index.returned import Returned, some
 
 PATH_DEPTH_MAX = 4096
 ANY_TIME = Instant(keys.DUE_NEVER - 1)
@@ -70,6 +71,11 @@ class Namespace:
         """A version that is over and remembered."""
         with self._engine.read() as reader:
             return find_version(reader, inode, version)
+
+    def returned(self, limit: int) -> list[Returned]:
+        """Versions that came back from kept ones and whose uses are not noted yet."""
+        with self._engine.read() as reader:
+            return some(reader, limit)
 
     def described(self, inode: Inode) -> Described:
         """One file with what a pack says of it. Raises NotFound."""
