@@ -36,3 +36,8 @@ def shown(nanoseconds: int) -> str:
     """Local time with its offset, as `moment_ns` reads it."""
     whole = dt.datetime.fromtimestamp(nanoseconds // NANOSECONDS).astimezone()
     return whole.isoformat(timespec="seconds")
+
+
+def exact(nanoseconds: int) -> str:
+    """To the nanosecond, as `moment_ns` reads it."""
+    return f"@{nanoseconds // NANOSECONDS}.{nanoseconds % NANOSECONDS:09d}"

@@ -58,5 +58,42 @@ def undelete(args: argparse.Namespace, asking: Asking) -> int:
     return 0
 
 
+def rollback(args: argparse.Namespace, asking: Asking) -> int:
+    """Make a repository's tree what it was at a time; with --dry-run say what that would do."""
+    to_ns = moments.moment_ns(args.to, now_ns=time.time_ns())
+    method = "rollback.preview" if args.dry_run else "rollback.run"
+    with asking.console.progress("names looked at") as advance:
+        answer = asking.mount().call(
+            method, name=args.repository, to_ns=to_ns, on_event=lambda event: advance(event["done"], None, "")
+        )
+    counts = answer["counts"]
+
+    def show() -> None:
+        say = asking.console.say
+        would = "would be" if args.dry_run else "are"
+        for outcome, text in OUTCOMES.items():
+            if counts.get(outcome):
+                say(f"{counts[outcome]} names {text.format(would=would)}")
+            for path in answer.get("samples", {}).get(outcome, ()):
+                say(f"    {console.printable(path)}")
+        if not args.dry_run:
+            before = moments.exact(answer["since_ns"] - 1)
+            say(f"{args.repository} is what it was at {moments.shown(to_ns)}.")
+            say(f"To undo this: vna rollback {args.repository} --to {before}")
+
+    asking.console.result({**answer, "to_ns": to_ns}, show)
+    return 0
+
+
+OUTCOMES = {
+    "unchanged": "{would} as they are",
+    "restored": "{would} back with the bytes of then",
+    "moved": "{would} back where they were",
+    "removed": "{would} gone, as they came later (they are kept)",
+    "newer": "{would} of a later time: what they led to then had not been packed",
+    "lost": "cannot come back: nothing is kept of what they led to",
+}
+
+
 def _kind(mode: int) -> str:
     return {stat.S_IFDIR: "directory", stat.S_IFLNK: "link"}.get(stat.S_IFMT(mode), "special")

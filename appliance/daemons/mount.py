@@ -21,6 +21,7 @@ from appliance.config import Configuration
 from appliance.control.client import ControlClient
 from appliance.control.mount import mount_methods
 from appliance.control.recall import RecallClient
+from appliance.control.rollback import rollback_methods
 from appliance.control.server import ControlServer
 from appliance.control.tree import tree_methods
 from appliance.control.versions import version_methods
@@ -113,6 +114,7 @@ async def _serve(configuration: Configuration, filesystem: Filesystem) -> None:
         *tree_methods(filesystem, in_loop),
         *mount_methods(filesystem, in_loop, recall),
         *version_methods(filesystem, in_loop),
+        *rollback_methods(filesystem, in_loop),
     ]
     server = ControlServer(os.path.join(configuration.folder("run"), "mount.sock"), methods)
     server.start()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import enum
 
-from vnafs.domain.ids import RepositoryId
+from vnafs.domain.ids import Inode, RepositoryId
 
 VERSIONS_KEPT_SECONDS = 30 * 86400
 
@@ -32,3 +32,19 @@ class Repository:
     """Written into packs; files of different classes never share a pack."""
     versions_kept_seconds: int = VERSIONS_KEPT_SECONDS
     """How long overwritten and deleted contents, and what names led to, are kept; 0 keeps nothing."""
+    rolling_to_ns: int = 0
+    """No rule, but where it stands: a rollback to this moment is under way (nanoseconds since 1970 UTC); 0: none."""
+    rolling_since_ns: int = 0
+    """When the last rollback began."""
+    limbo: Inode = Inode(0)
+    """Likewise: a directory without a name, where what a rollback took out of the tree waits to be copied; 0: none."""
+
+    @property
+    def is_frozen(self) -> bool:
+        """Whether clients may change nothing in it now."""
+        return self.rolling_to_ns != 0
+
+    @property
+    def why_frozen(self) -> str:
+        """For whoever is refused."""
+        return "it is being rolled back"

@@ -14,7 +14,7 @@ import os
 from types import TracebackType
 
 from vnafs.domain.clock import NANOSECONDS, Clock, Instant
-from vnafs.domain.errors import NotADirectory, NotFound, StorageFailed, Superseded, VnaError
+from vnafs.domain.errors import NotADirectory, NotFound, ReadOnly, StorageFailed, Superseded, VnaError
 from vnafs.domain.events import Event, EventKind
 from vnafs.domain.faults import Faults
 from vnafs.domain.files import Candidate
@@ -51,6 +51,10 @@ class Watcher:
 
     This one ignores it; an engine puts its own in its place. Calls never block.
     """
+
+    def is_behind(self) -> bool:
+        """Whether so much is still to be told that whoever changes many things should wait."""
+        return False
 
     def attributes_changed(self, inode: Inode) -> None:
         """Attributes of an inode changed, its bytes did not."""
@@ -89,6 +93,9 @@ class Core:
             if why is not None:
                 self.superseded = Superseded(why=why.decode())
             self.repositories: dict[RepositoryId, Repository] = {r.id: r for r in repositories.every(reader)}
+        self.frozen: set[RepositoryId] = set()
+        """Repositories in which clients may change nothing now."""
+        self.repositories_changed()
         first = max(self.epoch << 40, ROOT) + 1
         self.inode_numbers = Numbers(
             engine, meta.INODE_RANGE, first=first, ahead=settings.numbers_ahead, stop=epoch_stop(self.epoch)
@@ -144,10 +151,26 @@ class Core:
         found = self.repositories.get(repository)
         return found is None or found.acknowledgement is Acknowledgement.DURABLE
 
+    def repositories_changed(self) -> None:
+        """Follow the rules of repositories."""
+        self.frozen = {number for number, repository in self.repositories.items() if repository.is_frozen}
+
+    def refuse_frozen(self, inode: Inode) -> None:
+        """Raises ReadOnly when clients may not change *inode* now. Ask only while something is frozen."""
+        row = self.find(inode)
+        repository = None if row is None else self.repositories.get(row.repository)
+        if repository is not None and repository.is_frozen:
+            raise ReadOnly(what=f"Repository {repository.name}", why=repository.why_frozen)
+
     def keeps(self, repository: RepositoryId) -> bool:
         """Whether a repository remembers what was overwritten and deleted."""
         found = self.repositories.get(repository)
         return found is not None and found.versions_kept_seconds > 0
+
+    def is_limbo(self, inode: Inode, repository: RepositoryId) -> bool:
+        """Whether an inode is where what a repository's rollback took out of the tree waits."""
+        found = self.repositories.get(repository)
+        return found is not None and found.limbo == inode
 
     def quiet_until(self) -> Instant:
         """When a file that was just closed may be sealed."""

@@ -67,6 +67,8 @@ class Data:
         core.handles.check_room()
         if core.superseded is not None:
             raise core.superseded
+        if core.frozen:
+            core.refuse_frozen(parent)
         mode = stat.S_IFREG | mode & _PERMISSIONS
         try:
             inode, row, descriptor = self._names.make(parent, name, mode, caller, due=DUE_NEVER)
@@ -107,6 +109,8 @@ class Data:
         fresh = bool(flags & os.O_TRUNC)
         if core.superseded is not None and (writable or fresh):
             raise core.superseded
+        if core.frozen and (writable or fresh):
+            core.refuse_frozen(inode)
         if fresh:
             core.fences.check(inode)
         file = core.handles.files.get(inode)
@@ -372,6 +376,8 @@ class Data:
             raise core.failure
         if core.superseded is not None:
             raise core.superseded
+        if core.frozen:
+            core.refuse_frozen(file.inode)
         if offset + length > core.settings.file_bytes_max:
             raise FileTooBig(limit_bytes=core.settings.file_bytes_max)
         if core.fences.held:

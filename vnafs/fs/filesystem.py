@@ -12,7 +12,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Callable
-from typing import ParamSpec, TypeVar
+from typing import ParamSpec, TypeVar, cast
 
 from vnafs.domain.clock import Clock
 from vnafs.domain.errors import VnaError
@@ -27,6 +27,7 @@ from vnafs.fs.names import Names
 from vnafs.fs.recovery import Recovery
 from vnafs.fs.rename import Renames
 from vnafs.fs.repositories import Repositories
+from vnafs.fs.rollback import Rollbacks
 from vnafs.fs.settings import Settings
 from vnafs.fs.tiering import Tiering
 from vnafs.fs.versions import Versions
@@ -70,7 +71,7 @@ class Filesystem:
         Recovery(core).run(boot_id)
         names = Names(core)
         data = self._data = Data(core, names)
-        self._expiry, self.versions = Expiry(core), Versions(core)
+        self._expiry, self.versions, self.rollbacks = Expiry(core), Versions(core), Rollbacks(core)
         renames, xattrs, tiering = Renames(core), Xattrs(core, copies_of), Tiering(core)
         self.engine = engine
         self.settings = core.settings
@@ -123,13 +124,18 @@ class Filesystem:
         self.reap, self.fail = core.reap, core.fail
 
     def _guarded(self, call: Callable[_Given, _Found]) -> Callable[_Given, _Found]:
-        """The same call for clients, who may change nothing while the archive is superseded."""
+        """The same call for clients, who may change nothing while the archive is superseded or a repository frozen.
+
+        The call's first argument is an inode of the repository that it changes.
+        """
         core = self._core
 
         @functools.wraps(call)
         def guarded(*args: _Given.args, **named: _Given.kwargs) -> _Found:
             if core.superseded is not None:
                 raise core.superseded
+            if core.frozen:
+                core.refuse_frozen(cast("Inode", args[0]))
             return call(*args, **named)
 
         return guarded
@@ -204,7 +210,8 @@ class Filesystem:
         """
         self._data.end_again()
         trimmed = self._core.trim_feed()
-        return self._expiry.step() or trimmed
+        rolled = self.rollbacks.step()
+        return self._expiry.step() or rolled or trimmed
 
     def close(self) -> None:
         """Close every handle and make everything durable; the engine stays open for its owner. Raises StorageFailed."""

@@ -20,6 +20,7 @@ from vnafs.index.engine import Reader
 from vnafs.index.entries import Entry
 from vnafs.index.inodes import InodeRow
 from vnafs.index.past import Ending, PastName, PastVersion
+from vnafs.index.returned import Returned
 
 NO_VERSION = Version(0)
 EXPIRED_PER_STEP_MAX = 128
@@ -31,7 +32,7 @@ def keep_name(change: Change, parent: Inode, name: bytes, entry: Entry, row: Ino
 
     *row* is the inode's before it lost the name, *ends* whether it was the last one.
     """
-    if parent == ROOT or not change.core.keeps(row.repository):
+    if parent == ROOT or not change.core.keeps(row.repository) or change.core.is_limbo(parent, row.repository):
         return 0
     since = entry.since_ns or row.birth_ns
     if row.is_file and row.state is FileState.OPEN and row.before is None:
@@ -45,6 +46,8 @@ def keep_name(change: Change, parent: Inode, name: bytes, entry: Entry, row: Ino
 def keep_version(change: Change, inode: Inode, row: InodeRow, now: int, *, is_last: bool) -> bool:
     """Note that the version of *row* is over; whether anything is noted, so that its content may be needed."""
     if not change.core.keeps(row.repository) or inode == Inode(row.repository):
+        return False
+    if change.core.is_limbo(inode, row.repository):
         return False
     before = past.last_version(change.tx, inode) if row.version > 1 else None
     if row.is_file and (row.seal is None or row.state < FileState.SEALED) and not (is_last and before is not None):
@@ -62,6 +65,9 @@ def settle_kept(change: Change, proposal: Proposal) -> Verdict:
     if found.row.state < FileState.PACKED <= proposal.state:
         past.put_version(change.tx, found._replace(row=found.row._replace(state=FileState.PACKED)))
         change.event(EventKind.KEPT, proposal.inode, proposal.version)
+        # its use may have been dropped when an earlier proposal was refused
+        again = Returned(proposal.inode, proposal.version, found.row.repository, found.row.seal.sha256)
+        returned.put(change.tx, again)
     return Verdict.KEPT
 
 
@@ -105,6 +111,8 @@ class Expiry:
         repository = self._core.repositories.get(found.repository)
         if repository is None:
             return True
+        if repository.rolling_to_ns:
+            return False
         return found.ended_ns + repository.versions_kept_seconds * NANOSECONDS <= now
 
     def _forget(self, change: Change, key: bytes) -> None:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import dataclasses
 import stat
 
-from vnafs.domain.errors import AlreadyExists, InvalidArgument, NotFound
+from vnafs.domain.errors import AlreadyExists, Busy, InvalidArgument, NotFound
 from vnafs.domain.events import EventKind
 from vnafs.domain.files import FileState
 from vnafs.domain.ids import ROOT, Inode, RepositoryId
 from vnafs.domain.repositories import VERSIONS_KEPT_SECONDS, Acknowledgement, Repository
-from vnafs.fs.core import Core
+from vnafs.fs.core import Change, Core
 from vnafs.fs.names import NO_VERSION, Names, check_name
 from vnafs.index import entries, repositories
 from vnafs.index.entries import Entry, kind_of
@@ -63,6 +63,7 @@ class Repositories:
             repositories.put(change.tx, repository)
             change.event(EventKind.CREATED, inode, NO_VERSION, ROOT, raw)
         core.repositories[repository.id] = repository
+        core.repositories_changed()
         self._finish(raw)
         return repository
 
@@ -70,20 +71,25 @@ class Repositories:
         """Replace the rules of the repository with that id; its name stays. Raises NotFound, InvalidArgument."""
         core = self._core
         known = self.get(repository.id)
-        repository = dataclasses.replace(repository, name=known.name)
+        standing = {name: getattr(known, name) for name in repositories.STANDING}
+        repository = dataclasses.replace(repository, name=known.name, **standing)
         _check_rules(repository)
         with core.change() as change:
-            repositories.put(change.tx, repository)
-            change.event(EventKind.ATTRIBUTES, Inode(repository.id), NO_VERSION)
+            put_rules(change, repository)
         core.repositories[repository.id] = repository
+        core.repositories_changed()
         core.engine.sync(core.engine.position)
         return repository
 
     def remove(self, number: RepositoryId) -> None:
-        """Remove an empty repository. Raises NotFound, DirectoryNotEmpty."""
-        raw = self.get(number).name.encode("utf-8", "surrogateescape")
+        """Remove an empty repository. Raises NotFound, DirectoryNotEmpty, Busy."""
+        found = self.get(number)
+        if found.limbo or found.rolling_to_ns:
+            raise Busy(what=f"Repository {found.name}", why="what was rolled back there is still being copied")
+        raw = found.name.encode("utf-8", "surrogateescape")
         self._names.remove_directory(ROOT, raw)
         del self._core.repositories[number]
+        self._core.repositories_changed()
         self._finish(raw)
 
     def get(self, number: RepositoryId) -> Repository:
@@ -109,6 +115,12 @@ class Repositories:
         core.engine.sync(core.engine.position)
         core.watcher.entry_changed(ROOT, name)
         core.watcher.attributes_changed(ROOT)
+
+
+def put_rules(change: Change, repository: Repository) -> None:
+    """Store a repository's rules and where it stands, and say so."""
+    repositories.put(change.tx, repository)
+    change.event(EventKind.ATTRIBUTES, Inode(repository.id), NO_VERSION)
 
 
 def _check_rules(repository: Repository) -> None:

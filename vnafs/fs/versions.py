@@ -7,7 +7,6 @@ has a name, unless told to. One thread; a call may look at as many rows as a nam
 from __future__ import annotations
 
 import dataclasses
-import stat
 
 from vnafs.domain.errors import AlreadyExists, IsADirectory, NotFound, Refused
 from vnafs.domain.events import EventKind
@@ -25,7 +24,6 @@ from vnafs.index.past import PastName
 FOLDERS_MAX = 256
 """That one path may have led to in its past; more are not looked into."""
 SHOWN_MAX = 10_000
-_DIRECTORY = kind_of(stat.S_IFDIR)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -103,7 +101,7 @@ class Versions:
                 kinds.update(found.kind for found in past.names_of(reader, parent, name))
         if not kinds:
             raise NotFound(what=f"{path.decode(errors='replace')}, now or in the time that is kept,")
-        return kinds == {_DIRECTORY}
+        return kinds == {entries.DIRECTORY}
 
     def _gone(self, reader: Reader, name: PastName) -> list[Shown]:
         if entries.find(reader, name.parent, name.name) is not None:
@@ -154,7 +152,7 @@ class Versions:
                     if entry is not None and entry.is_directory:
                         below[entry.inode] = None
                 for parent in found:
-                    gone = [one.inode for one in past.names_of(reader, parent, name) if one.kind == _DIRECTORY]
+                    gone = [one.inode for one in past.names_of(reader, parent, name) if one.kind == entries.DIRECTORY]
                     below.update(dict.fromkeys(reversed(gone)))
                 found = list(below)[:FOLDERS_MAX]
         if not found:
@@ -181,8 +179,10 @@ class Versions:
         core = self._core
         if core.superseded is not None:
             raise core.superseded
-        wanted = self._choose(self.history(path), path, at_ns, label)
         parent, name = self._place(path if to is None else to)
+        if core.frozen:
+            core.refuse_frozen(parent)
+        wanted = self._choose(self.history(path), path, at_ns, label)
         inode, cookie, now = core.new_inode(), core.new_cookie(), core.clock.now()
         with core.change() as change:
             above = change.row(parent)

@@ -42,10 +42,11 @@ class Entry(NamedTuple):
     @property
     def is_directory(self) -> bool:
         """Whether the name is a directory's."""
-        return self.kind == _DIRECTORY
+        return self.kind == DIRECTORY
 
 
-_DIRECTORY = stat.S_IFDIR >> 12
+DIRECTORY = stat.S_IFDIR >> 12
+"""The kind of a directory."""
 
 
 class Place(NamedTuple):

@@ -21,6 +21,7 @@ Namespace environment (sole writer: mount)
 | V inode8 version8    | past version              | what an inode was before                                         |
 | B repository8 ended8 inode8 | keys               | the A and V rows that are removed once they were kept long enough |
 | U inode8 version8    | repository, SHA-256       | came back from a kept version; the store has not heard of it yet |
+| J repository8 kind1 inode8 | see `rollbacks`     | how far a rollback is                                            |
 | F seq8               | event                     | the feed                                                         |
 
 Store environment (sole writer: tierd)
@@ -277,6 +278,27 @@ def returned_of(key: bytes) -> tuple[Inode, Version]:
 
 
 RETURNED = b"U"
+
+
+class Rolling(enum.IntEnum):
+    """What a J row tells."""
+
+    FOLDER = 1
+    """A directory whose names are to be made what they were."""
+    MADE = 2
+    """What an inode of the past came back as."""
+    COUNTS = 3
+
+
+def rolling(number: RepositoryId, kind: Rolling, file: Inode = Inode(0)) -> bytes:
+    """J: one thing that a rollback remembers."""
+    return rollings(number, kind) + _U64.pack(file)
+
+
+def rollings(number: RepositoryId, kind: Rolling) -> bytes:
+    """J: prefix of all that a rollback remembers of one kind."""
+    return _one(b"J", number) + bytes([kind])
+
 
 # -- store ---------------------------------------------------------------------------------------------------
 

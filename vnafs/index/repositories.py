@@ -16,17 +16,20 @@ from vnafs.index import keys
 from vnafs.index.engine import Reader, Transaction, prefix_stop
 
 _RECORD_VERSION = 1
+STANDING = ("rolling_to_ns", "rolling_since_ns", "limbo")
+"""Fields that are no rules; written only where they say something."""
 
 
 def put(tx: Transaction, repository: Repository) -> None:
     """Store a repository's rules, new or changed."""
-    body = {
+    body: dict[str, object] = {
         "name": repository.name,
         "acknowledgement": repository.acknowledgement.value,
         "copies_min": repository.copies_min,
         "retention_class": repository.retention_class,
         "versions_kept_seconds": repository.versions_kept_seconds,
     }
+    body |= {name: getattr(repository, name) for name in STANDING if getattr(repository, name)}
     tx.put(keys.repository(repository.id), bytes([_RECORD_VERSION]) + json.dumps(body).encode())
 
 
@@ -58,4 +61,5 @@ def _decode(number: RepositoryId, record: bytes) -> Repository:
         body["copies_min"],
         body["retention_class"],
         body.get("versions_kept_seconds", VERSIONS_KEPT_SECONDS),
+        **{name: body[name] for name in STANDING if name in body},
     )

@@ -48,7 +48,7 @@ class Uses:
         self._sweep_from: Use | None = (ContentNumber(0), Inode(0), Version(0))
         """None when no sweep is under way."""
         self._undecided: collections.deque[Use] = collections.deque(maxlen=UNDECIDED_MAX)
-        """Of versions that are open, so that it is not settled which bytes they will be sealed with."""
+        """Of versions that were refused, or are open: it is not settled which bytes they will be sealed with."""
         with store.read() as reader:
             self._cursor = self._stored = feeds.cursor_of(reader, FOLLOWER)
 
@@ -61,14 +61,13 @@ class Uses:
             return False
 
     def refused(self, proposals: Iterable[Proposal]) -> None:
-        """The tree says of these that they are not, or not any more, what was packed for them."""
+        """The tree said of these that they are not, or not any more, what was packed for them.
+
+        It may have taken the same for true a moment later, so the rows decide.
+        """
         ended = [(p.inode, p.version, p.content[:8]) for p in proposals if p.content is not None]
         with self._store.read() as reader:
-            gone = list(_uses(reader, ended))
-        try:
-            self._drop(gone)
-        except NoSpace as problem:  # the next sweep finds them
-            log.warning("uses.later", extra={"why": str(problem)})
+            self._undecided.extend(_uses(reader, ended))
 
     def _follow(self) -> bool:
         try:

@@ -49,6 +49,8 @@ from vnafs.index import (
     pieces,
     protections,
     recount,
+    repositories,
+    rollbacks,
     targets,
     unreadable,
 )
@@ -231,6 +233,10 @@ def rebuild(
         recount.correct(tx)
     epoch = head_of(target, report.archive).epoch  # also of what could not be used
     with namespace.write() as tx:
+        for repository in repositories.every(tx):
+            if repository.rolling_to_ns:  # goes on from the top: what is right already is found to be so
+                top = Inode(repository.id)
+                rollbacks.put_folder(tx, repository.id, rollbacks.Folder(top, top))
         meta.set_int(tx, meta.EPOCH, max(epoch, meta.get_int(tx, meta.EPOCH) or 0) + 1)
         meta.remove(tx, meta.SUPERSEDED)
     for engine in (namespace, store):
