@@ -49,6 +49,9 @@ def status(args: argparse.Namespace, asking: Asking) -> int:
         if answer["manifests"]["why"]:
             say(f"WARNING: the last changes were not recorded for targets: {answer['manifests']['why']}")
         say(_scrub_shown(answer["scrub"]))
+        for repository in answer["repositories"]:
+            if repository["rolling_to_ns"]:
+                say(f"READ-ONLY: repository {repository['name']} is being rolled back")
         if answer["failure"]:
             say(f"FAILED: {answer['failure']}")
         asking.console.table(

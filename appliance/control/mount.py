@@ -94,4 +94,5 @@ def shown(repository: Repository) -> dict[str, Any]:
         "acknowledgement": repository.acknowledgement.value,
         "copies_min": repository.copies_min,
         "versions_kept_seconds": repository.versions_kept_seconds,
+        "rolling_to_ns": repository.rolling_to_ns,
     }

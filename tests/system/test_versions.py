@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
+import signal
+import subprocess
+import time
 
-from tests.system.archives import an_archive
+from tests.system.archives import an_archive, until
 
 
 def test_a_deleted_and_an_overwritten_file_come_back_through_the_command_line(tmp_path):
@@ -32,4 +36,84 @@ def test_a_deleted_and_an_overwritten_file_come_back_through_the_command_line(tm
         archive.vna("undelete", path, check=3)
         archive.vna("undelete", path, "--version", rows[0]["version"], "--to", folder / "old")
         assert (folder / "old").read_bytes() == b"first" * 1000
+        archive.wait()
+
+
+def digests(folder):
+    return {
+        str(path.relative_to(folder)): (hashlib.sha256(path.read_bytes()).hexdigest(), path.stat().st_mode)
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
+
+
+def attack(folder):
+    """What a ransomware script does: overwrite and rename, write beside and delete, overwrite in place."""
+    for number, path in enumerate(sorted(path for path in folder.rglob("*") if path.is_file())):
+        locked = path.with_name(path.name + ".locked")
+        if number % 3 == 0:
+            path.write_bytes(os.urandom(2000))
+            path.rename(locked)
+        elif number % 3 == 1:
+            locked.write_bytes(os.urandom(2000))
+            path.unlink()
+        else:
+            path.write_bytes(os.urandom(2000))
+    (folder / "READ_ME.txt").write_text("pay")
+
+
+def a_day(archive, files=240):
+    """A share that was copied and then attacked; what it was, and the moment between."""
+    for number in range(files):
+        path = archive.share / f"study{number % 6}" / f"{number}.dcm"
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(b"image %d " % number * 200)
+    archive.wait()
+    good = digests(archive.share)
+    time.sleep(0.1)
+    moment = f"@{time.time_ns() // 10**9}.{time.time_ns() % 10**9:09d}"
+    time.sleep(0.1)
+    attack(archive.share)
+    return good, moment
+
+
+def test_a_share_that_was_encrypted_is_rolled_back_and_forth(tmp_path):
+    with an_archive(tmp_path) as archive:
+        good, moment = a_day(archive)
+        archive.wait()
+        bad = digests(archive.share)
+        assert bad != good
+        preview = archive.vna("rollback", "archive", "--to", moment, "--dry-run")
+        assert preview["counts"]["restored"] == 240
+        assert digests(archive.share) == bad
+        done = archive.vna("rollback", "archive", "--to", moment)
+        assert done["counts"] == preview["counts"]
+        assert digests(archive.share) == good
+        (archive.share / "after").write_bytes(b"work goes on")
+        since = done["since_ns"] - 1
+        archive.vna("rollback", "archive", "--to", f"@{since // 10**9}.{since % 10**9:09d}")
+        assert digests(archive.share) == bad
+        archive.vna("rollback", "archive", "--to", moment)
+        assert digests(archive.share) == good
+        archive.wait()
+
+
+def test_a_rollback_that_is_killed_goes_on_by_itself(tmp_path):
+    with an_archive(tmp_path, serve=False) as archive:
+        mount = archive.start("mount")
+        archive.start("tierd")
+        good, moment = a_day(archive)
+        mount.kill()
+        mount.wait()
+        subprocess.run(["umount", "-l", str(archive.mount)], check=False, capture_output=True)
+        for count in (1, 3):
+            mount = archive.start("mount", "--fault", f"rollback.step=kill:{count}")
+            if count == 1:
+                archive.vna("rollback", "archive", "--to", moment, check=None)
+            assert mount.wait(30) == -signal.SIGKILL
+            subprocess.run(["umount", "-l", str(archive.mount)], check=False, capture_output=True)
+        archive.start("mount")
+        until(lambda: not archive.vna("repository", "list")[0]["rolling_to_ns"], "the end of the rollback")
+        assert digests(archive.share) == good
+        (archive.share / "after").write_bytes(b"work goes on")
         archive.wait()

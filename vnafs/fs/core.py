@@ -14,10 +14,10 @@ import os
 from types import TracebackType
 
 from vnafs.domain.clock import NANOSECONDS, Clock, Instant
-from vnafs.domain.errors import NotADirectory, NotFound, ReadOnly, StorageFailed, Superseded, VnaError
+from vnafs.domain.errors import IndexBroken, NotADirectory, NotFound, ReadOnly, StorageFailed, Superseded, VnaError
 from vnafs.domain.events import Event, EventKind
 from vnafs.domain.faults import Faults
-from vnafs.domain.files import Candidate
+from vnafs.domain.files import Candidate, FileState
 from vnafs.domain.ids import ROOT, Inode, RepositoryId, Version
 from vnafs.domain.repositories import Acknowledgement, Repository
 from vnafs.fs.attributes import Attributes, attributes_of, attributes_while_written
@@ -25,7 +25,7 @@ from vnafs.fs.fences import Fences
 from vnafs.fs.handles import Handles
 from vnafs.fs.settings import Settings
 from vnafs.index import inodes, keys, meta, queue, repositories
-from vnafs.index.engine import Engine, Position, Reader, Transaction
+from vnafs.index.engine import Engine, Position, Reader, Transaction, prefix_stop
 from vnafs.index.entries import COOKIE_FIRST
 from vnafs.index.feeds import Feed
 from vnafs.index.inodes import NOT_QUEUED, InodeRow
@@ -87,6 +87,8 @@ class Core:
         self.rows: dict[Inode, InodeRow] = {}
         self.drops: collections.deque[tuple[Position, Inode, Version]] = collections.deque()
         """Local bytes without a row, and the position that must be synced before they may go."""
+        self.drops_left = False
+        """There were more than are listed; their D rows say which."""
         with engine.read() as reader:
             self.epoch = meta.get_int(reader, meta.EPOCH) or 0
             why = meta.get_bytes(reader, meta.SUPERSEDED)
@@ -216,10 +218,27 @@ class Core:
 
     def drop_later(self, inode: Inode, version: Version) -> None:
         """Remove local bytes once the change that gave them up survives loss of power; its D row is written."""
+        if self.drops_left or (self.frozen and len(self.drops) >= self.settings.drops_pending_max):
+            self.drops_left = True  # whoever changes very many files at once does not wait for the disk
+            return
         self.drops.append((self.engine.position, inode, version))
         if len(self.drops) > self.settings.drops_pending_max:
             self.sync()
             self.reap(self.settings.drops_pending_max)
+
+    def find_drops(self) -> None:
+        """List local bytes without a row again, when there were too many to list and those listed are gone."""
+        if not self.drops_left or self.drops:
+            return
+        with self.engine.read() as reader:
+            rows = reader.scan(keys.DROPPED, prefix_stop(keys.DROPPED))
+            found = [keys.dropped_of(bytes(key)) for key, _ in itertools.islice(rows, self.settings.drops_pending_max)]
+            for inode, version in found:
+                row = inodes.find(reader, inode)
+                if row is not None and row.version == version and row.state is not FileState.STUB:
+                    raise IndexBroken(what="the tree", why=f"local bytes of inode {inode} are wanted and given up")
+        self.drops_left = len(found) == self.settings.drops_pending_max
+        self.drops.extend((self.engine.position, inode, version) for inode, version in found)
 
     def reap(self, files_max: int = REAP_FILES_MAX) -> int:
         """Remove local bytes whose end is synced, at most so many files; returns how many were dealt with."""

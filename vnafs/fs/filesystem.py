@@ -209,6 +209,7 @@ class Filesystem:
         Raises NoSpace: the disk is full, another time then.
         """
         self._data.end_again()
+        self._core.find_drops()
         trimmed = self._core.trim_feed()
         rolled = self.rollbacks.step()
         return self._expiry.step() or rolled or trimmed
@@ -224,7 +225,7 @@ class Filesystem:
         if core.failure is None:
             core.sync()
             while core.reap():
-                pass
+                core.find_drops()
 
 
 __all__ = ["Filesystem", "Handle", "Statistics"]

@@ -37,7 +37,7 @@ def keep_name(change: Change, parent: Inode, name: bytes, entry: Entry, row: Ino
     since = entry.since_ns or row.birth_ns
     if row.is_file and row.state is FileState.OPEN and row.before is None:
         was_brief = now - since < change.core.settings.quiet_seconds * NANOSECONDS
-        if (ends or was_brief) and past.last_version(change.tx, entry.inode) is None:
+        if (ends or was_brief) and past.version_before(change.tx, entry.inode, row.version) is None:
             return 0
     noted = PastName(parent, name, entry.inode, entry.kind, since, max(now, since + 1))
     return past.put_name(change.tx, row.repository, noted).ended_ns
@@ -49,7 +49,7 @@ def keep_version(change: Change, inode: Inode, row: InodeRow, now: int, *, is_la
         return False
     if change.core.is_limbo(inode, row.repository):
         return False
-    before = past.last_version(change.tx, inode) if row.version > 1 else None
+    before = past.version_before(change.tx, inode, row.version)
     if row.is_file and (row.seal is None or row.state < FileState.SEALED) and not (is_last and before is not None):
         return False
     since = row.birth_ns if before is None else before.ended_ns

@@ -208,9 +208,16 @@ def version_at(reader: Reader, inode: Inode, at_ns: int) -> PastVersion | None:
     return None
 
 
+def version_before(reader: Reader, inode: Inode, version: Version) -> PastVersion | None:
+    """The one before a live version, if anything is known of it. Usually one look."""
+    if version <= 1:
+        return None
+    return find_version(reader, inode, Version(version - 1)) or last_version(reader, inode)
+
+
 def version_since(reader: Reader, inode: Inode, row: InodeRow) -> int:
     """Since when an inode has the version that its row says."""
-    before = last_version(reader, inode)
+    before = version_before(reader, inode, row.version)
     return row.birth_ns if before is None else before.ended_ns
 
 

@@ -172,6 +172,28 @@ def test_bytes_that_were_not_packed_yet_are_not_lost_by_a_rollback(tree: Tree) -
     assert content(tree, tree.fs.lookup(tree.r, b"fresh").inode) == b"fresh bytes"
 
 
+def test_local_bytes_of_very_many_files_go_after_the_rollback(tmp_path: Path) -> None:
+    settings = Settings(reserve_bytes=0, quiet_seconds=1, drops_pending_max=50)
+    tree = Tree(tmp_path, settings=settings)
+    before = moment(tree)
+    for number in range(600):
+        packed(tree, b"%d" % number)
+    tree.clock.sleep(1)
+    number = RepositoryId(tree.r)
+    tree.fs.rollbacks.begin(number, before)
+    syncs = tree.engine.syncs
+    finish(tree)
+    assert tree.engine.syncs == syncs + 1, "nobody waited for the disk"
+    assert tree.fs.drops_pending == 50
+    tree.crash()
+    for _ in range(30):
+        tree.fs.upkeep()
+        tree.engine.sync(tree.engine.position)
+        tree.fs.reap()
+    assert not [name for _, _, names in os.walk(tree.spool.directory) for name in names]
+    check_tree(tree.engine, tree.spool)
+
+
 def test_directories_that_moved_into_each_other_come_apart(tree: Tree) -> None:
     p = tree.fs.mkdir(tree.r, b"p", 0o755, ALICE).inode
     q = tree.fs.mkdir(p, b"q", 0o755, ALICE).inode
