@@ -175,7 +175,7 @@ class DaemonRecaller:
 
     async def fetch_range(self, inode: Inode, version: Version, offset: int, length: int) -> str:
         """See Recaller."""
-        facts = self._stub(inode, version)
+        facts = self._stub(inode, version) or self._filesystem.asof.kept_facts(inode, version)
         if facts is None or facts.sha256 is None:
             raise RecallFailed(what=f"inode {inode} version {version}", why="it is not a stub any more")
         work = functools.partial(

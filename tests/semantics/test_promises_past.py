@@ -7,9 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.semantics.trees import Tree
-from vnafs.domain.errors import AlreadyExists
+from tests.semantics.trees import ALICE, Tree
+from vnafs.domain.errors import AlreadyExists, ReadOnly
 from vnafs.domain.files import FileState
+from vnafs.domain.ids import RepositoryId
+from vnafs.fs.asof import name_of
 from vnafs.fs.settings import Settings
 from vnafs.index import past
 
@@ -55,3 +57,44 @@ def test_p55_what_comes_back_is_a_new_file_and_takes_nobodys_name(tree: Tree) ->
     assert tree.fs.facts(made).state is FileState.STUB
     assert tree.stat(made).size_bytes == 3
     assert tree.names(tree.r) == [b"f", b"g"]
+
+
+def test_p56_a_rollback_brings_back_what_was_and_can_be_undone(tree: Tree) -> None:
+    inode = tree.file(b"f", b"old")
+    tree.clock.sleep(60)
+    tree.advance(inode, FileState.PACKED)
+    before = tree.clock.now()
+    tree.clock.sleep(60)
+    tree.fs.unlink(tree.r, b"f")
+    tree.file(b"g", b"not packed yet")
+    after = tree.clock.now()
+    tree.clock.sleep(60)
+    number = RepositoryId(tree.r)
+    for moment, names in ((before, [b"f"]), (after, [b"g"])):
+        tree.fs.rollbacks.begin(number, moment)
+        with pytest.raises(ReadOnly):
+            tree.fs.mkdir(tree.r, b"d", 0o755, ALICE)
+        tree.crash()
+        while tree.fs.repositories.get(number).rolling_to_ns:
+            tree.fs.upkeep()
+        assert tree.names(tree.r) == names
+    assert tree.read(tree.fs.lookup(tree.r, b"g").inode) == b"not packed yet"
+
+
+def test_p57_the_past_is_there_to_be_read_and_not_to_be_changed(tree: Tree) -> None:
+    inode = tree.file(b"f", b"old")
+    tree.clock.sleep(60)
+    tree.advance(inode, FileState.PACKED)
+    moment = tree.clock.now() // 10**9
+    tree.clock.sleep(60)
+    tree.fs.unlink(tree.r, b"f")
+    above = tree.fs.find(tree.r, b".as-of")
+    assert above is not None
+    top = tree.fs.find(above.inode, name_of(moment))
+    assert top is not None
+    found = tree.fs.find(top.inode, b"f")
+    assert found is not None
+    assert found.size_bytes == 3
+    with pytest.raises(ReadOnly):
+        tree.fs.unlink(top.inode, b"f")
+    assert tree.names(tree.r) == []

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import signal
 import subprocess
 import time
+
+import pytest
 
 from tests.system.archives import an_archive, until
 
@@ -117,3 +120,39 @@ def test_a_rollback_that_is_killed_goes_on_by_itself(tmp_path):
         assert digests(archive.share) == good
         (archive.share / "after").write_bytes(b"work goes on")
         archive.wait()
+
+
+def test_the_past_is_read_through_the_mount(tmp_path):
+    with an_archive(tmp_path) as archive:
+        folder = archive.share / "study"
+        folder.mkdir()
+        data = {f"{number}.dcm": os.urandom(300_000) for number in range(6)}
+        for name, content in data.items():
+            (folder / name).write_bytes(content)
+        archive.wait()
+        time.sleep(1.1)
+        moment = time.strftime("@GMT-%Y.%m.%d-%H.%M.%S", time.gmtime())
+        time.sleep(1.1)
+        (folder / "0.dcm").write_bytes(b"encrypted")
+        (folder / "1.dcm").unlink()
+        (folder / "2.dcm").rename(folder / "2.locked")
+        archive.wait()
+        archive.vna("evict", folder / "3.dcm")
+        before = archive.share / ".as-of" / moment / "study"
+        assert os.listdir(archive.share) == ["study"]
+        assert sorted(os.listdir(before)) == sorted(data)
+        assert {name: (before / name).read_bytes() for name in data} == data
+        assert archive.state(folder / "3.dcm") == "stub", "nothing live was recalled"
+        subprocess.run(["cp", "-a", before, tmp_path / "copy"], check=True)
+        assert {name: (tmp_path / "copy" / name).read_bytes() for name in data} == data
+        for change in (
+            lambda: (before / "new").write_bytes(b"x"),
+            lambda: (before / "0.dcm").write_bytes(b"x"),
+            (before / "0.dcm").unlink,
+            lambda: (before / "0.dcm").rename(folder / "moved"),
+            lambda: (before / "0.dcm").chmod(0o600),
+        ):
+            with pytest.raises(OSError) as refused:
+                change()
+            assert refused.value.errno == errno.EROFS
+        assert not (archive.share / ".as-of" / "@GMT-1999.01.01-00.00.00").exists()

@@ -20,6 +20,7 @@ from vnafs.domain.events import EventKind, seal_detail
 from vnafs.domain.files import FileState
 from vnafs.domain.ids import Inode, Version
 from vnafs.fs import history
+from vnafs.fs.asof import BASE, refused
 from vnafs.fs.attributes import AttributeChanges, Attributes
 from vnafs.fs.caller import Caller
 from vnafs.fs.commitment import Commitment
@@ -67,6 +68,8 @@ class Data:
         core.handles.check_room()
         if core.superseded is not None:
             raise core.superseded
+        if parent >= BASE:
+            raise refused()
         if core.frozen:
             core.refuse_frozen(parent)
         mode = stat.S_IFREG | mode & _PERMISSIONS

@@ -12,12 +12,15 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Callable
-from typing import ParamSpec, TypeVar, cast
+from typing import Concatenate, ParamSpec, TypeVar, cast
 
 from vnafs.domain.clock import Clock
 from vnafs.domain.errors import VnaError
 from vnafs.domain.faults import Faults, NoFaults
 from vnafs.domain.ids import Inode
+from vnafs.fs.asof import AS_OF, BASE, AsOf, refused
+from vnafs.fs.attributes import Attributes
+from vnafs.fs.caller import Caller
 from vnafs.fs.commitment import Commitment
 from vnafs.fs.core import Core, Watcher
 from vnafs.fs.data import Data
@@ -77,11 +80,12 @@ class Filesystem:
         self.settings = core.settings
         self.repositories = Repositories(core, names)
         # names
-        self.find = names.find
+        asof = self.asof = AsOf(core)
+        self._names = names
         self.lookup = names.lookup
-        self.getattr = names.getattr
-        self.readlink = names.readlink
-        self.listing = names.listing
+        self.getattr = _either(names.getattr, asof.getattr)
+        self.readlink = _either(names.readlink, asof.readlink)
+        self.listing = _either(names.listing, asof.listing)
         self.readdir = names.readdir
         self.mkdir = self._guarded(names.mkdir)
         self.symlink = self._guarded(names.symlink)
@@ -92,9 +96,7 @@ class Filesystem:
         self.rename = self._guarded(renames.rename)
         # bytes
         self.create = data.create
-        self.open = data.open
         self.release = data.release
-        self.read = data.read
         self.write = data.write
         self.append = data.append
         self.setattr = self._guarded(data.setattr)
@@ -102,9 +104,9 @@ class Filesystem:
         self.fsync = data.fsync
         self.handle = core.handles.get
         # extended attributes
-        self.getxattr = xattrs.getxattr
+        self.getxattr = _either(xattrs.getxattr, asof.getxattr)
         self.setxattr = self._guarded(xattrs.setxattr)
-        self.listxattr = xattrs.listxattr
+        self.listxattr = _either(xattrs.listxattr, asof.listxattr)
         self.removexattr = self._guarded(xattrs.removexattr)
         # tiering: the port `Tree`
         self.advance = tiering.advance
@@ -134,11 +136,31 @@ class Filesystem:
         def guarded(*args: _Given.args, **named: _Given.kwargs) -> _Found:
             if core.superseded is not None:
                 raise core.superseded
+            if any(type(argument) is int and argument >= BASE for argument in args):
+                raise refused()
             if core.frozen:
                 core.refuse_frozen(cast("Inode", args[0]))
             return call(*args, **named)
 
         return guarded
+
+    # -- now or then ----------------------------------------------------------------------------------------
+
+    def find(self, parent: Inode, name: bytes) -> Attributes | None:
+        """See Names.find; `.as-of` in the top of a repository leads into its past."""
+        if parent >= BASE:
+            return self.asof.find(parent, name)
+        found = self._names.find(parent, name)
+        return self.asof.top(parent) if found is None and name == AS_OF else found
+
+    def open(self, inode: Inode, flags: int, caller: Caller) -> Handle:
+        """See Data.open."""
+        return self.asof.open(inode, flags) if inode >= BASE else self._data.open(inode, flags, caller)
+
+    def read(self, handle: Handle, offset: int, length: int) -> bytes:
+        """See Data.read."""
+        read = self.asof.read if handle.file.inode >= BASE else self._data.read
+        return read(handle, offset, length)
 
     # -- durability -----------------------------------------------------------------------------------------
 
@@ -226,6 +248,17 @@ class Filesystem:
             core.sync()
             while core.reap():
                 core.find_drops()
+
+
+def _either(
+    now: Callable[Concatenate[Inode, _Given], _Found], then: Callable[Concatenate[Inode, _Given], _Found]
+) -> Callable[Concatenate[Inode, _Given], _Found]:
+    """A call for what is, or the same for what was."""
+
+    def chosen(inode: Inode, /, *args: _Given.args, **named: _Given.kwargs) -> _Found:
+        return then(inode, *args, **named) if inode >= BASE else now(inode, *args, **named)
+
+    return chosen
 
 
 __all__ = ["Filesystem", "Handle", "Statistics"]

@@ -19,7 +19,7 @@ from vnafs.domain.events import EventKind
 from vnafs.domain.ids import ROOT, Inode
 from vnafs.fs import history
 from vnafs.fs.core import Change, Core
-from vnafs.fs.names import check_name, refuse_in_root
+from vnafs.fs.names import check_name, refuse_as_of, refuse_in_root
 from vnafs.fs.removal import unname
 from vnafs.index import entries
 from vnafs.index.entries import Entry
@@ -73,6 +73,7 @@ class Renames:
             raise NotADirectory(what=f"inode {parent} or {new_parent}")
         if above.repository != new_above.repository:
             raise CrossesRepositories
+        refuse_as_of(new_parent, new_name, new_above)
         source = entries.find(change.tx, parent, name)
         target = entries.find(change.tx, new_parent, new_name)
         if source is None or (target is None and flags == RENAME_EXCHANGE):
