@@ -152,7 +152,7 @@ def test_the_past_is_read_through_the_mount(tmp_path):
             lambda: (before / "0.dcm").rename(folder / "moved"),
             lambda: (before / "0.dcm").chmod(0o600),
         ):
-            with pytest.raises(OSError) as refused:
+            with pytest.raises(OSError, match="Read-only") as refused:
                 change()
             assert refused.value.errno == errno.EROFS
         assert not (archive.share / ".as-of" / "@GMT-1999.01.01-00.00.00").exists()
