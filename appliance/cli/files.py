@@ -52,6 +52,14 @@ def status(args: argparse.Namespace, asking: Asking) -> int:
         for repository in answer["repositories"]:
             if repository["rolling_to_ns"]:
                 say(f"READ-ONLY: repository {repository['name']} is being rolled back")
+            if repository["tripped_ns"]:
+                is_frozen = repository["tripwire"] == "readonly"
+                say(
+                    f"{'READ-ONLY' if is_frozen else 'ALERT'}: repository {repository['name']}: "
+                    f"{repository['tripped_why']}, at {_time(repository['tripped_ns'])}; nothing kept there expires. "
+                    f"`vna rollback {repository['name']} --to TIME --dry-run` shows what came of it; "
+                    f"`vna repository set {repository['name']} --reset-tripwire` ends this"
+                )
         if answer["failure"]:
             say(f"FAILED: {answer['failure']}")
         asking.console.table(

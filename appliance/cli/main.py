@@ -150,6 +150,15 @@ def _repository(parser: argparse.ArgumentParser, common: argparse.ArgumentParser
                 metavar="DAYS",
                 help="how long what is overwritten or deleted is kept (30); 0 keeps nothing",
             )
+            action.add_argument(
+                "--tripwire",
+                default=None,
+                choices=["off", "alert", "readonly"],
+                help="when very much is overwritten, renamed or deleted: say so (default), or also refuse changes",
+            )
+            action.add_argument("--tripwire-per-minute", type=int, default=None, metavar="N", help="how much (5000)")
+        if name == "set":
+            action.add_argument("--reset-tripwire", action="store_true", help="it was nothing, or is over")
     actions.add_parser("list", parents=[common]).set_defaults(run=repositories.every)
 
 

@@ -46,18 +46,22 @@ def _rules(args: argparse.Namespace) -> dict[str, Any]:
         "acknowledgement": args.ack,
         "copies_min": args.copies,
         "versions_kept_seconds": None if days is None else round(days * DAY_SECONDS),
+        "tripwire": args.tripwire,
+        "tripwire_per_minute": args.tripwire_per_minute,
+        "reset_tripwire": getattr(args, "reset_tripwire", False),
     }
 
 
 def _show(asking: Asking, rows: Sequence[Mapping[str, Any]]) -> None:
     asking.console.table(
-        ["repository", "acknowledgement", "copies", "versions kept"],
+        ["repository", "acknowledgement", "copies", "versions kept", "tripwire"],
         [
             [
                 row["name"],
                 row["acknowledgement"],
                 row["copies_min"],
                 f"{row['versions_kept_seconds'] / DAY_SECONDS:g} days",
+                "TOUCHED" if row["tripped_ns"] else row["tripwire"],
             ]
             for row in rows
         ],

@@ -10,7 +10,7 @@ from appliance.control.server import Method
 from appliance.control.tree import Run
 from vnafs.domain.errors import InvalidArgument
 from vnafs.domain.ids import Inode, Version
-from vnafs.domain.repositories import Acknowledgement, Repository
+from vnafs.domain.repositories import Acknowledgement, OnTrip, Repository
 from vnafs.fs.filesystem import Filesystem
 
 RecallWhole = Callable[[Inode, Version], None]
@@ -43,7 +43,8 @@ def mount_methods(filesystem: Filesystem, run: Run, recall: RecallWhole) -> list
                 changes["acknowledgement"] = acknowledgement(params["acknowledgement"])
             if params.get("copies_min") is not None:
                 changes["copies_min"] = int(params["copies_min"])
-            return repositories.set(dataclasses.replace(known, **changes))
+            reset = bool(params.get("reset_tripwire"))
+            return repositories.set(dataclasses.replace(known, **changes), reset_tripwire=reset)
 
         return shown(run(apply))
 
@@ -73,8 +74,16 @@ def mount_methods(filesystem: Filesystem, run: Run, recall: RecallWhole) -> list
 
 
 def _given(params: Mapping[str, Any]) -> dict[str, Any]:
-    """The rules that are numbers and were said."""
-    return {name: int(params[name]) for name in ("versions_kept_seconds",) if params.get(name) is not None}
+    """The rules about what is kept that were said. Raises InvalidArgument."""
+    numbers = ("versions_kept_seconds", "tripwire_per_minute")
+    found: dict[str, Any] = {name: int(params[name]) for name in numbers if params.get(name) is not None}
+    if params.get("tripwire") is not None:
+        try:
+            found["tripwire"] = OnTrip(params["tripwire"])
+        except ValueError:
+            known = ", ".join(one.value for one in OnTrip)
+            raise InvalidArgument(why=f"a tripwire is one of {known}, not {params['tripwire']!r}") from None
+    return found
 
 
 def acknowledgement(value: str) -> Acknowledgement:
@@ -94,5 +103,9 @@ def shown(repository: Repository) -> dict[str, Any]:
         "acknowledgement": repository.acknowledgement.value,
         "copies_min": repository.copies_min,
         "versions_kept_seconds": repository.versions_kept_seconds,
+        "tripwire": repository.tripwire.value,
+        "tripwire_per_minute": repository.tripwire_per_minute,
         "rolling_to_ns": repository.rolling_to_ns,
+        "tripped_ns": repository.tripped_ns,
+        "tripped_why": repository.tripped_why,
     }

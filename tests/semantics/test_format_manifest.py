@@ -166,7 +166,7 @@ class Archive:
         over = InodeRow(stat.S_IFREG | 0o640, 7, 8, 1, 5, 0, 11, -12, 13, 14, RepositoryId(REPOSITORY), FOLDER, 0,
                         Version(2), FileState.PACKED, NOT_QUEUED, True, sealed)  # fmt: skip
         with self.namespace.write() as tx:
-            past.put_version(tx, PastVersion(GONE, Version(2), 1000, 2000, over, is_last=True))
+            past.put_version(tx, PastVersion(GONE, Version(2), 1000, 2000, over, is_last=True), is_new=True)
             past.put_name(tx, RepositoryId(REPOSITORY), PastName(FOLDER, b"gone", GONE, 8, 1500, 2000))
             entries.put(tx, FOLDER, b"moved", entries.Entry(FILE, next(self._cookies), 8, 3000))
             xattrs.put(tx, GONE, b"user.x", b"kept")
@@ -541,6 +541,8 @@ def test_m14_names_lead_to_inodes_and_everything_is_where_the_tables_say(state):
         "copies_min": 1,
         "retention_class": 4,
         "versions_kept_seconds": 2_592_000,
+        "tripwire": "alert",
+        "tripwire_per_minute": 5000,
     }
 
 

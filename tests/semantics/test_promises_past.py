@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from tests.semantics.trees import ALICE, Tree
 from vnafs.domain.errors import AlreadyExists, ReadOnly
 from vnafs.domain.files import FileState
 from vnafs.domain.ids import RepositoryId
+from vnafs.domain.repositories import OnTrip
 from vnafs.fs.asof import name_of
 from vnafs.fs.settings import Settings
 from vnafs.index import past
@@ -98,3 +100,23 @@ def test_p57_the_past_is_there_to_be_read_and_not_to_be_changed(tree: Tree) -> N
     with pytest.raises(ReadOnly):
         tree.fs.unlink(top.inode, b"f")
     assert tree.names(tree.r) == []
+
+
+def test_p58_very_much_change_in_a_minute_stops_expiry_and_where_wanted_clients(tree: Tree) -> None:
+    number = RepositoryId(tree.r)
+    rules = dataclasses.replace(tree.fs.repositories.get(number), tripwire_per_minute=2, versions_kept_seconds=100)
+    tree.fs.repositories.set(rules)
+    for name in (b"1", b"2", b"3"):
+        tree.advance(tree.file(name), FileState.PACKED)
+        tree.fs.unlink(tree.r, name)
+    tree.clock.sleep(1000)
+    tree.fs.upkeep()
+    assert len(tree.fs.versions.deleted_in(b"r")) == 3
+    tree.fs.repositories.set(dataclasses.replace(rules, tripwire=OnTrip.READ_ONLY))
+    with pytest.raises(ReadOnly):
+        tree.fs.mkdir(tree.r, b"d", 0o755, ALICE)
+    tree.fs.repositories.set(rules, reset_tripwire=True)
+    tree.fs.mkdir(tree.r, b"d", 0o755, ALICE)
+    while tree.fs.upkeep():
+        pass
+    assert not tree.fs.versions.deleted_in(b"r")

@@ -82,8 +82,11 @@ def a_day(archive, files=240):
 
 def test_a_share_that_was_encrypted_is_rolled_back_and_forth(tmp_path):
     with an_archive(tmp_path) as archive:
+        archive.vna("repository", "set", "archive", "--tripwire-per-minute", 100)
         good, moment = a_day(archive)
         archive.wait()
+        [shown] = archive.vna("status")["repositories"]
+        assert "overwritten" in shown["tripped_why"]
         bad = digests(archive.share)
         assert bad != good
         preview = archive.vna("rollback", "archive", "--to", moment, "--dry-run")
@@ -92,6 +95,8 @@ def test_a_share_that_was_encrypted_is_rolled_back_and_forth(tmp_path):
         done = archive.vna("rollback", "archive", "--to", moment)
         assert done["counts"] == preview["counts"]
         assert digests(archive.share) == good
+        shown = archive.vna("repository", "set", "archive", "--reset-tripwire")
+        assert not shown["tripped_ns"]
         (archive.share / "after").write_bytes(b"work goes on")
         since = done["since_ns"] - 1
         archive.vna("rollback", "archive", "--to", f"@{since // 10**9}.{since % 10**9:09d}")

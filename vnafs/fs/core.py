@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import collections
 import contextlib
+import dataclasses
 import itertools
 import logging
 import os
@@ -19,11 +20,12 @@ from vnafs.domain.events import Event, EventKind
 from vnafs.domain.faults import Faults
 from vnafs.domain.files import Candidate, FileState
 from vnafs.domain.ids import ROOT, Inode, RepositoryId, Version
-from vnafs.domain.repositories import Acknowledgement, Repository
+from vnafs.domain.repositories import Acknowledgement, OnTrip, Repository
 from vnafs.fs.attributes import Attributes, attributes_of, attributes_while_written
 from vnafs.fs.fences import Fences
 from vnafs.fs.handles import Handles
 from vnafs.fs.settings import Settings
+from vnafs.fs.tripwire import Harm, Tripwire
 from vnafs.index import inodes, keys, meta, queue, repositories
 from vnafs.index.engine import Engine, Position, Reader, Transaction, prefix_stop
 from vnafs.index.entries import COOKIE_FIRST
@@ -97,6 +99,9 @@ class Core:
             self.repositories: dict[RepositoryId, Repository] = {r.id: r for r in repositories.every(reader)}
         self.frozen: set[RepositoryId] = set()
         """Repositories in which clients may change nothing now."""
+        self.tripwire = Tripwire(clock)
+        self.tripped: list[RepositoryId] = []
+        """Repositories whose tripwire was touched, which no row says yet."""
         self.repositories_changed()
         first = max(self.epoch << 40, ROOT) + 1
         self.inode_numbers = Numbers(
@@ -163,6 +168,18 @@ class Core:
         repository = None if row is None else self.repositories.get(row.repository)
         if repository is not None and repository.is_frozen:
             raise ReadOnly(what=f"Repository {repository.name}", why=repository.why_frozen)
+
+    def harmed(self, number: RepositoryId, harm: Harm) -> None:
+        """A content that is kept was overwritten, renamed or deleted."""
+        repository = self.repositories[number]
+        if repository.tripwire is OnTrip.OFF or repository.tripped_ns or repository.rolling_to_ns:
+            return
+        why = self.tripwire.note(repository, harm)
+        if why:
+            self.repositories[number] = dataclasses.replace(repository, tripped_ns=self.clock.now(), tripped_why=why)
+            self.repositories_changed()
+            self.tripped.append(number)
+            _LOG.critical("tripwire.touched", extra={"repository": number, "why": why})
 
     def keeps(self, repository: RepositoryId) -> bool:
         """Whether a repository remembers what was overwritten and deleted."""

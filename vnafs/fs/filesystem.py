@@ -232,6 +232,7 @@ class Filesystem:
         """
         self._data.end_again()
         self._core.find_drops()
+        self.repositories.save_tripped()
         trimmed = self._core.trim_feed()
         rolled = self.rollbacks.step()
         return self._expiry.step() or rolled or trimmed

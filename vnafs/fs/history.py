@@ -15,6 +15,7 @@ from vnafs.domain.events import EventKind, seal_detail
 from vnafs.domain.files import FileState, Proposal, Verdict
 from vnafs.domain.ids import ROOT, Inode, RepositoryId, Version
 from vnafs.fs.core import Change, Core
+from vnafs.fs.tripwire import Harm
 from vnafs.index import keys, past, returned, xattrs
 from vnafs.index.engine import Reader
 from vnafs.index.entries import Entry
@@ -39,6 +40,8 @@ def keep_name(change: Change, parent: Inode, name: bytes, entry: Entry, row: Ino
         was_brief = now - since < change.core.settings.quiet_seconds * NANOSECONDS
         if (ends or was_brief) and past.version_before(change.tx, entry.inode, row.version) is None:
             return 0
+    if not ends and row.is_file:
+        change.core.harmed(row.repository, Harm.RENAMED)
     noted = PastName(parent, name, entry.inode, entry.kind, since, max(now, since + 1))
     return past.put_name(change.tx, row.repository, noted).ended_ns
 
@@ -53,7 +56,9 @@ def keep_version(change: Change, inode: Inode, row: InodeRow, now: int, *, is_la
     if row.is_file and (row.seal is None or row.state < FileState.SEALED) and not (is_last and before is not None):
         return False
     since = row.birth_ns if before is None else before.ended_ns
-    past.put_version(change.tx, PastVersion(inode, row.version, since, max(now, since + 1), row, is_last))
+    past.put_version(change.tx, PastVersion(inode, row.version, since, max(now, since + 1), row, is_last), is_new=True)
+    if row.is_file:
+        change.core.harmed(row.repository, Harm.DELETED if is_last else Harm.OVERWRITTEN)
     return True
 
 
@@ -63,7 +68,7 @@ def settle_kept(change: Change, proposal: Proposal) -> Verdict:
     if found is None or found.row.seal is None or proposal.content not in {None, found.row.seal.sha256}:
         return Verdict.GONE
     if found.row.state < FileState.PACKED <= proposal.state:
-        past.put_version(change.tx, found._replace(row=found.row._replace(state=FileState.PACKED)))
+        past.put_version(change.tx, found._replace(row=found.row._replace(state=FileState.PACKED)), is_new=False)
         change.event(EventKind.KEPT, proposal.inode, proposal.version)
         # its use may have been dropped when an earlier proposal was refused
         again = Returned(proposal.inode, proposal.version, found.row.repository, found.row.seal.sha256)
@@ -111,7 +116,7 @@ class Expiry:
         repository = self._core.repositories.get(found.repository)
         if repository is None:
             return True
-        if repository.rolling_to_ns:
+        if repository.rolling_to_ns or repository.tripped_ns:
             return False
         return found.ended_ns + repository.versions_kept_seconds * NANOSECONDS <= now
 

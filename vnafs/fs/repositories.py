@@ -9,7 +9,7 @@ from vnafs.domain.errors import AlreadyExists, Busy, InvalidArgument, NotFound
 from vnafs.domain.events import EventKind
 from vnafs.domain.files import FileState
 from vnafs.domain.ids import ROOT, Inode, RepositoryId
-from vnafs.domain.repositories import VERSIONS_KEPT_SECONDS, Acknowledgement, Repository
+from vnafs.domain.repositories import TRIPWIRE_PER_MINUTE, VERSIONS_KEPT_SECONDS, Acknowledgement, OnTrip, Repository
 from vnafs.fs.core import Change, Core
 from vnafs.fs.names import NO_VERSION, Names, check_name
 from vnafs.index import entries, repositories
@@ -28,7 +28,7 @@ class Repositories:
         self._core = core
         self._names = names
 
-    def add(
+    def add(  # noqa: PLR0913 - the rules, each by its name
         self,
         name: str,
         *,
@@ -36,6 +36,8 @@ class Repositories:
         copies_min: int = 1,
         retention_class: int = 0,
         versions_kept_seconds: int = VERSIONS_KEPT_SECONDS,
+        tripwire: OnTrip = OnTrip.ALERT,
+        tripwire_per_minute: int = TRIPWIRE_PER_MINUTE,
         mode: int = 0o755,
         uid: int = 0,
         gid: int = 0,
@@ -46,7 +48,14 @@ class Repositories:
         check_name(raw)
         inode, cookie, now = core.new_inode(), core.new_cookie(), core.clock.now()
         repository = Repository(
-            RepositoryId(inode), name, acknowledgement, copies_min, retention_class, versions_kept_seconds
+            RepositoryId(inode),
+            name,
+            acknowledgement,
+            copies_min,
+            retention_class,
+            versions_kept_seconds,
+            tripwire,
+            tripwire_per_minute,
         )
         _check_rules(repository)
         with core.change() as change:
@@ -67,11 +76,16 @@ class Repositories:
         self._finish(raw)
         return repository
 
-    def set(self, repository: Repository) -> Repository:
-        """Replace the rules of the repository with that id; its name stays. Raises NotFound, InvalidArgument."""
+    def set(self, repository: Repository, *, reset_tripwire: bool = False) -> Repository:
+        """Replace the rules of the repository with that id; its name stays, and where it stands.
+
+        With *reset_tripwire* the tripwire was not touched. Raises NotFound, InvalidArgument.
+        """
         core = self._core
         known = self.get(repository.id)
         standing = {name: getattr(known, name) for name in repositories.STANDING}
+        if reset_tripwire:
+            standing |= {"tripped_ns": 0, "tripped_why": ""}
         repository = dataclasses.replace(repository, name=known.name, **standing)
         _check_rules(repository)
         with core.change() as change:
@@ -80,6 +94,17 @@ class Repositories:
         core.repositories_changed()
         core.engine.sync(core.engine.position)
         return repository
+
+    def save_tripped(self) -> None:
+        """Write down whose tripwire was touched. Raises NoSpace."""
+        core = self._core
+        if not core.tripped or core.failure is not None:
+            return
+        with core.change() as change:
+            for number in core.tripped:
+                if number in core.repositories:
+                    put_rules(change, core.repositories[number])
+        core.tripped.clear()
 
     def remove(self, number: RepositoryId) -> None:
         """Remove an empty repository. Raises NotFound, DirectoryNotEmpty, Busy."""
@@ -132,3 +157,5 @@ def _check_rules(repository: Repository) -> None:
         raise InvalidArgument(
             why=f"versions_kept_seconds is 0 to {KEPT_SECONDS_MAX}, not {repository.versions_kept_seconds}"
         )
+    if repository.tripwire_per_minute < 1:
+        raise InvalidArgument(why=f"tripwire_per_minute is 1 or more, not {repository.tripwire_per_minute}")

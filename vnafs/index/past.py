@@ -163,12 +163,11 @@ def find_at(reader: Reader, parent: Inode, name: bytes, at_ns: int) -> Named | N
 # -- versions ------------------------------------------------------------------------------------------------
 
 
-def put_version(tx: Transaction, past: PastVersion) -> None:
-    """Note what a version was, new or changed."""
+def put_version(tx: Transaction, past: PastVersion, *, is_new: bool) -> None:
+    """Note what a version was, or change what is noted of it."""
     key = keys.past_version(past.inode, past.version)
     flags = _LAST if past.is_last else 0
     record = inodes.encode(past.row._replace(due=NOT_QUEUED))
-    is_new = tx.get(key) is None
     tx.put(key, _VERSION.pack(flags, past.since_ns, past.ended_ns, tail=record))
     if is_new:
         _add_ending(tx, past.row.repository, past.ended_ns, past.inode, key)

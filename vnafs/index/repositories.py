@@ -11,12 +11,18 @@ from collections.abc import Iterator
 
 from vnafs.domain.errors import FormatUnknown
 from vnafs.domain.ids import RepositoryId
-from vnafs.domain.repositories import VERSIONS_KEPT_SECONDS, Acknowledgement, Repository
+from vnafs.domain.repositories import (
+    TRIPWIRE_PER_MINUTE,
+    VERSIONS_KEPT_SECONDS,
+    Acknowledgement,
+    OnTrip,
+    Repository,
+)
 from vnafs.index import keys
 from vnafs.index.engine import Reader, Transaction, prefix_stop
 
 _RECORD_VERSION = 1
-STANDING = ("rolling_to_ns", "rolling_since_ns", "limbo")
+STANDING = ("rolling_to_ns", "rolling_since_ns", "limbo", "tripped_ns", "tripped_why")
 """Fields that are no rules; written only where they say something."""
 
 
@@ -28,6 +34,8 @@ def put(tx: Transaction, repository: Repository) -> None:
         "copies_min": repository.copies_min,
         "retention_class": repository.retention_class,
         "versions_kept_seconds": repository.versions_kept_seconds,
+        "tripwire": repository.tripwire.value,
+        "tripwire_per_minute": repository.tripwire_per_minute,
     }
     body |= {name: getattr(repository, name) for name in STANDING if getattr(repository, name)}
     tx.put(keys.repository(repository.id), bytes([_RECORD_VERSION]) + json.dumps(body).encode())
@@ -61,5 +69,7 @@ def _decode(number: RepositoryId, record: bytes) -> Repository:
         body["copies_min"],
         body["retention_class"],
         body.get("versions_kept_seconds", VERSIONS_KEPT_SECONDS),
+        OnTrip(body.get("tripwire", OnTrip.ALERT.value)),
+        body.get("tripwire_per_minute", TRIPWIRE_PER_MINUTE),
         **{name: body[name] for name in STANDING if name in body},
     )
