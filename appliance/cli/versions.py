@@ -14,8 +14,12 @@ from appliance.cli.asking import Asking
 
 def every(args: argparse.Namespace, asking: Asking) -> int:
     """Show every version that was at a path; of a directory what was deleted in it."""
-    answer = asking.mount().call("versions.list", path=asking.below_mount(args.path))
-    rows = answer["versions"]
+    path, client = asking.below_mount(args.path), asking.mount()
+    answer = client.call("versions.list", path=path)
+    rows = list(answer["versions"])
+    while answer["after"]:
+        answer = client.call("versions.list", path=path, after=answer["after"])
+        rows += answer["versions"]
 
     def show() -> None:
         if not rows:

@@ -19,12 +19,15 @@ def version_methods(filesystem: Filesystem, run: Run) -> list[Method]:
     def history(params: Mapping[str, Any], _: object) -> dict[str, Any]:
         path = wire.name(params["path"])
 
-        def look() -> tuple[bool, list[Shown]]:
-            is_directory = versions.is_directory(path)
-            return is_directory, versions.deleted_in(path) if is_directory else versions.history(path)
+        after = wire.name(params.get("after") or "")
 
-        is_directory, found = run(look)
-        return {"directory": is_directory, "versions": [shown(one) for one in found]}
+        def look() -> dict[str, Any]:
+            if not versions.is_directory(path):
+                return {"directory": False, "versions": [shown(one) for one in versions.history(path)], "after": ""}
+            found, go_on = versions.deleted_in(path, after)
+            return {"directory": True, "versions": [shown(one) for one in found], "after": wire.text(go_on)}
+
+        return dict(run(look))
 
     def undelete(params: Mapping[str, Any], _: object) -> dict[str, Any]:
         to = params.get("to")

@@ -409,6 +409,10 @@ class World:
         """Those that were sealed; of some the tree may not have heard that their bytes are in packs."""
         return {(past.inode, past.version, past.row.seal.sha256) for past in self.past() if past.row.seal is not None}
 
+    def namespace(self) -> Namespace:
+        """Mount's index as tierd reads it."""
+        return Namespace(self._namespace)
+
     def keep(self, seconds: int) -> None:
         """How long the past is kept."""
         repository = self.fs.repositories.named("share")

@@ -11,9 +11,10 @@ from tests.model.pipelineworld import QUIET_SECONDS, Crash, World
 from tests.model.test_pipeline_days import pass_time, until_replicated
 from vnafs.domain.faults import RARE_POINTS
 from vnafs.domain.files import FileState
-from vnafs.domain.ids import PackNumber, Span, TargetName
+from vnafs.domain.ids import ContentNumber, PackNumber, Span, TargetName
 from vnafs.index import condemned, contents, counts, feeds, packs, recount
 from vnafs.pipeline.replicate import BACKOFF_SECONDS_MAX
+from vnafs.pipeline.uses import is_named
 from vnafs.targets.faulty import Fault
 
 A, B = TargetName("a"), TargetName("b")
@@ -357,6 +358,29 @@ def test_what_was_undeleted_is_read_and_uses_its_content(world: World) -> None:
         pass
     pass_time(world, 1)
     assert world.uses() == world.sealed()
+
+
+def test_whoever_wants_to_remove_a_content_is_told_who_has_it(world: World) -> None:
+    def named() -> bool:
+        with world.reading() as reader:
+            return is_named(reader, world.namespace(), ContentNumber(1))
+
+    world.write(b"file", b"bytes" * 1_000)
+    pass_time(world, 30)
+    assert named()
+    world.unlink(b"file")
+    pass_time(world, 1)
+    assert named(), "it is kept"
+    world.fs.versions.undelete(b"share/file")
+    world.keep(0)
+    assert named(), "it came back"
+    pass_time(world, 1)
+    while world.fs.upkeep():
+        pass
+    assert named(), "and the store has heard of it"
+    world.unlink(b"file")
+    pass_time(world, 1)
+    assert not named()
 
 
 def test_versions_that_are_no_more_use_nothing(world: World) -> None:

@@ -7,6 +7,7 @@ has a name, unless told to. One thread; a call may look at as many rows as a nam
 from __future__ import annotations
 
 import dataclasses
+import itertools
 
 from vnafs.domain.errors import AlreadyExists, IsADirectory, NotFound, Refused
 from vnafs.domain.events import EventKind
@@ -24,6 +25,8 @@ from vnafs.index.past import PastName
 FOLDERS_MAX = 256
 """That one path may have led to in its past; more are not looked into."""
 SHOWN_MAX = 10_000
+"""Of one name; the youngest."""
+DELETED_AT_ONCE_MAX = 1000
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -69,25 +72,29 @@ class Versions:
             raise NotFound(what=f"{path.decode(errors='replace')}, now or in the time that is kept,")
         return sorted(found, key=lambda shown: shown.since_ns)[-SHOWN_MAX:]
 
-    def deleted_in(self, path: bytes) -> list[Shown]:
+    def deleted_in(
+        self, path: bytes, after: bytes = b"", limit: int = DELETED_AT_ONCE_MAX
+    ) -> tuple[list[Shown], bytes]:
         """What was deleted or renamed in the directory at *path* and has no such name now, the last of each name.
 
-        Raises NotFound.
+        In order of names, at most *limit* of them past *after*; and the name to go on after, empty when there are no
+        more. Raises NotFound.
         """
-        parents = self._folders(path)
-        found: list[Shown] = []
+        last: dict[bytes, PastName] = {}
         with self._core.engine.read() as reader:
-            for parent in parents:
-                last: PastName | None = None
-                for name in past.names_in(reader, parent):
-                    if last is not None and last.name != name.name:
-                        found += self._gone(reader, last)
-                    last = name
-                    if len(found) >= SHOWN_MAX:
+            for parent in self._folders(path):
+                found = 0
+                for _, names in itertools.groupby(past.names_in(reader, parent, after), key=lambda one: one.name):
+                    *_, youngest = names
+                    if entries.find(reader, parent, youngest.name) is None:
+                        last.setdefault(youngest.name, youngest)
+                        found += 1
+                    if found >= limit:
                         break
-                if last is not None and len(found) < SHOWN_MAX:
-                    found += self._gone(reader, last)
-        return sorted(found, key=lambda shown: shown.name)
+            names_found = sorted(last.values(), key=lambda one: one.name)[:limit]
+            shown = [self._within(reader, one.name, one.inode, one.since_ns, one.ended_ns)[-1:] for one in names_found]
+        go_on = names_found[-1].name if len(names_found) == limit else b""
+        return list(itertools.chain.from_iterable(shown)), go_on
 
     def is_directory(self, path: bytes) -> bool:
         """Whether a path leads to a directory now, or led to nothing but directories. Raises NotFound."""
@@ -102,11 +109,6 @@ class Versions:
         if not kinds:
             raise NotFound(what=f"{path.decode(errors='replace')}, now or in the time that is kept,")
         return kinds == {entries.DIRECTORY}
-
-    def _gone(self, reader: Reader, name: PastName) -> list[Shown]:
-        if entries.find(reader, name.parent, name.name) is not None:
-            return []
-        return self._within(reader, name.name, name.inode, name.since_ns, name.ended_ns)[-1:]
 
     def _of_name(self, reader: Reader, parent: Inode, name: bytes) -> list[Shown]:
         found: list[Shown] = []

@@ -78,13 +78,13 @@ def names_of(reader: Reader, parent: Inode, name: bytes) -> Iterator[PastName]:
     yield from _names(reader, keys.past_names_of(parent, name))
 
 
-def names_in(reader: Reader, parent: Inode) -> Iterator[PastName]:
-    """The past of every name in a directory, in byte order of names, oldest first; lazily."""
-    yield from _names(reader, keys.past_names(parent))
+def names_in(reader: Reader, parent: Inode, after: bytes = b"") -> Iterator[PastName]:
+    """The past of every name in a directory past *after*, in byte order of names, oldest first; lazily."""
+    yield from _names(reader, keys.past_names(parent), after)
 
 
-def _names(reader: Reader, prefix: bytes) -> Iterator[PastName]:
-    for key, value in reader.scan(prefix, prefix_stop(prefix)):
+def _names(reader: Reader, prefix: bytes, after: bytes = b"") -> Iterator[PastName]:
+    for key, value in reader.scan(prefix + after + b"\1" if after else prefix, prefix_stop(prefix)):
         yield decode_name(key, value)
 
 

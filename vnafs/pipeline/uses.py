@@ -6,7 +6,7 @@ a row and the tree's answer, a cursor that fell behind the trimmed feed) a sweep
 start, a few rows at a time. Contents that nobody uses stay; collecting them is somebody else's decision.
 
 A version that is over and remembered (`vnafs.index.past`) keeps its use until it is forgotten. So whoever wants to
-remove a content asks the store for its uses; what it finds there is live or kept, and nothing else is.
+remove a content asks `is_named`, which looks at its uses alone.
 
 One thread calls `step`; `refused` may be called from any.
 """
@@ -153,6 +153,32 @@ class Uses:
                 feeds.set_cursor(tx, FOLLOWER, cursor)
         if cursor is not None:
             self._cursor = self._stored = cursor
+
+
+def is_named(reader: Reader, namespace: Namespace, number: ContentNumber) -> bool:
+    """Whether any file or kept version may have this content. *reader* is a view of the store.
+
+    Ask after a barrier of the tree (`Tree.fold`) and what it knew then is true; a version that comes back later comes
+    from one that is kept now.
+    """
+    content = contents.get(reader, number)
+    if content is None:
+        return False
+    if namespace.returned(1):
+        return True  # of some version the use is not noted yet
+    for inode, version in contents.uses(reader, number):
+        past = namespace.past(inode, version)
+        if past is not None and past.row.seal is not None and past.row.seal.sha256 == content.sha256:
+            return True
+        try:
+            row = namespace.row(inode)
+        except NotFound:
+            continue
+        if row.version == version and (row.seal is None or row.seal.sha256 == content.sha256):
+            return True
+        if row.before == content.sha256:
+            return True
+    return False
 
 
 def _ended(event: Event) -> tuple[Inode, Version, bytes] | None:

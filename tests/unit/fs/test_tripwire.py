@@ -61,7 +61,7 @@ def test_a_high_rate_is_an_alert_that_lasts_and_stops_expiry(tree: Tree) -> None
     rules(tree, OnTrip.ALERT, reset=True)
     while tree.fs.upkeep():
         pass
-    assert not tree.fs.versions.deleted_in(b"r")
+    assert not tree.fs.versions.deleted_in(b"r")[0]
     assert not repository(tree).tripped_ns
 
 

@@ -121,8 +121,8 @@ def test_files_of_a_folder_that_is_gone_are_found_by_its_path(tree: Tree) -> Non
     tree.clock.sleep(10)
     tree.fs.unlink(folder, b"f")
     tree.fs.rmdir(tree.r, b"d")
-    assert [shown.name for shown in tree.fs.versions.deleted_in(b"r")] == [b"d", b"f"]
-    assert [shown.name for shown in tree.fs.versions.deleted_in(b"r/d")] == [b"f"]
+    assert [shown.name for shown in tree.fs.versions.deleted_in(b"r")[0]] == [b"d", b"f"]
+    assert [shown.name for shown in tree.fs.versions.deleted_in(b"r/d")[0]] == [b"f"]
     assert tree.fs.versions.is_directory(b"r/d")
     with pytest.raises(NotFound):
         tree.fs.versions.undelete(b"r/d/f")
@@ -131,6 +131,19 @@ def test_files_of_a_folder_that_is_gone_are_found_by_its_path(tree: Tree) -> Non
     tree.fs.versions.undelete(b"r/d/f")
     assert content(tree, tree.fs.lookup(at(tree, b"d"), b"f").inode) == b"deep"
     check_tree(tree.engine, tree.spool)
+
+
+def test_what_was_deleted_comes_in_pages_and_only_what_has_no_such_name_now(tree: Tree) -> None:
+    for name in (b"a", b"ab", b"b", b"c"):
+        for _ in range(2):
+            packed(tree, name)
+            tree.clock.sleep(10)
+            tree.fs.unlink(tree.r, name)
+    packed(tree, b"b")
+    first, after = tree.fs.versions.deleted_in(b"r", limit=2)
+    second, end = tree.fs.versions.deleted_in(b"r", after, 2)
+    assert [[shown.name for shown in page] for page in (first, second)] == [[b"a", b"ab"], [b"c"]]
+    assert (after, end) == (b"ab", b"")
 
 
 def test_a_name_that_was_one_of_several_comes_back_as_a_name_of_the_same_file(tree: Tree) -> None:
