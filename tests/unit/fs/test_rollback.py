@@ -1,9 +1,8 @@
-"""A repository's tree as it was: by hand, and after random lives whose every moment is remembered."""
+"""A repository's tree as it was."""
 
 from __future__ import annotations
 
 import os
-import random
 import stat
 from pathlib import Path
 
@@ -13,7 +12,7 @@ from tests.model.treecheck import check_tree
 from tests.semantics.trees import ALICE, Tree
 from tests.unit.fs.test_history import overwrite, packed
 from tests.unit.fs.test_versions import content
-from vnafs.domain.errors import Busy, InvalidArgument, ReadOnly, Refused, VnaError
+from vnafs.domain.errors import Busy, InvalidArgument, ReadOnly, Refused
 from vnafs.domain.faults import Faults
 from vnafs.domain.files import FileState
 from vnafs.domain.ids import Inode, RepositoryId
@@ -292,96 +291,3 @@ def test_a_preview_says_what_a_rollback_does_and_does_nothing(tree: Tree) -> Non
     assert b"d/0" in found.samples[Outcome.RESTORED]
     assert shape(tree) == seen
     assert roll(tree, before) == {outcome.value: count for outcome, count in found.counts.items()}
-
-
-# -- random lives --------------------------------------------------------------------------------------------
-
-
-class Life:
-    """Random changes; everything is packed before a moment is remembered, so that all of it is kept."""
-
-    def __init__(self, tree: Tree, seed: int) -> None:
-        self.tree = tree
-        self.dice = random.Random(seed)
-        self.moments: list[tuple[int, Shape]] = []
-
-    def folders(self) -> list[Inode]:
-        found = [self.tree.r]
-        for folder in found:
-            found += [seen.inode for _, _, seen in self.tree.fs.listing(folder, 2) if stat.S_ISDIR(seen.mode)]
-        return found
-
-    def step(self) -> None:
-        tree, dice = self.tree, self.dice
-        tree.clock.sleep(dice.choice((0.001, 2)))
-        one, two = dice.choice(self.folders()), dice.choice(self.folders())
-        a, b = (bytes([97 + dice.randrange(6)]) for _ in range(2))
-        what = dice.randrange(10)
-        try:
-            if what < 2:
-                self.write(one, a)
-            elif what == 2:
-                tree.fs.mkdir(one, a, dice.choice((0o700, 0o755)), ALICE)
-            elif what == 3:
-                tree.fs.unlink(one, a)
-            elif what == 4:
-                tree.fs.rmdir(one, a)
-            elif what < 7:
-                tree.fs.rename(one, a, two, b, dice.choice((0, 0, 1, 2)))
-            elif what == 7:
-                tree.fs.link(tree.fs.lookup(one, a).inode, two, b)
-            elif what == 8:
-                tree.fs.symlink(one, a, b"to " + b, ALICE)
-            else:
-                settle(tree)
-        except VnaError:
-            pass  # names that are there, or are not
-
-    def write(self, folder: Inode, name: bytes) -> None:
-        tree = self.tree
-        handle, _ = tree.fs.create(folder, name, 0o644, os.O_WRONLY | os.O_TRUNC, ALICE)
-        tree.fs.write(handle, 0, self.dice.randbytes(5))
-        tree.fs.release(handle)
-
-    def remember(self) -> None:
-        settle(self.tree)
-        self.tree.clock.sleep(1)
-        self.moments.append((moment(self.tree), shape(self.tree)))
-
-    def go_back(self) -> None:
-        when, then = self.dice.choice(self.moments)
-        tree = self.tree
-        now = tree.clock.now()
-        tree.clock.sleep(1)
-        seen = shape(tree)
-        fate = tree.faults
-        assert isinstance(fate, Fate)
-        fate.left = self.dice.choice((-1, 0, 1, 2, 3))
-        number = RepositoryId(tree.r)
-        tree.fs.rollbacks.begin(number, when)
-        while tree.fs.repositories.get(number).rolling_to_ns:
-            try:
-                tree.fs.rollbacks.step()
-            except Crash:
-                tree.crash()
-        fate.left = -1
-        assert shape(tree) == then
-        check_tree(tree.engine, tree.spool)
-        if self.dice.random() < 0.5:
-            drain(tree)
-            check_tree(tree.engine, tree.spool)
-        if self.dice.random() < 0.5:
-            tree.clock.sleep(1)
-            roll(tree, now)
-            assert shape(tree) == seen
-            check_tree(tree.engine, tree.spool)
-
-
-@pytest.mark.parametrize("seed", range(8))
-def test_every_moment_of_a_random_life_can_be_gone_back_to(tree: Tree, seed: int) -> None:
-    life = Life(tree, seed)
-    for _ in range(12):
-        for _ in range(40):
-            life.step()
-        life.remember()
-        life.go_back()
