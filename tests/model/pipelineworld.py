@@ -30,7 +30,7 @@ from vnafs.fs.settings import Settings
 from vnafs.index import contents, copies, counts, keys, packs, recount, targets
 from vnafs.index.engine import Reader, Transaction, prefix_stop
 from vnafs.index.engines.memory import MemoryEngine
-from vnafs.index.past import PastVersion, decode_version
+from vnafs.index.past import PastVersion, decode_version, names_in
 from vnafs.local.spool import Spool
 from vnafs.pipeline.held import stubs_without_copy
 from vnafs.pipeline.namespace import Namespace
@@ -396,6 +396,11 @@ class World:
         with self._namespace.read() as reader:
             rows = list(reader.scan(keys.PAST_VERSIONS, prefix_stop(keys.PAST_VERSIONS)))
         return [decode_version(key, value) for key, value in rows]
+
+    def past_name(self, inode: Inode) -> bytes | None:
+        """A name that an inode had."""
+        with self._namespace.read() as reader:
+            return next((one.name for one in names_in(reader, self.share) if one.inode == inode), None)
 
     def kept(self) -> set[tuple[Inode, Version, Sha256]]:
         """Those whose bytes are in packs."""

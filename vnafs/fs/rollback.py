@@ -177,7 +177,7 @@ class Rollbacks:
                 found = list(itertools.islice(names, NAMES_PER_STEP_MAX))
         if folder is None:
             return self._clear(repository)
-        changing = sum(move.outcome not in _QUIET for move in found)
+        changing = sum(move.outcome not in _QUIET or move.live not in {NOWHERE, move.was} for move in found)
         numbers = iter([core.new_inode() for _ in range(changing)])
         cookies = iter([core.new_cookie() for _ in range(2 * changing)])
         now = core.clock.now()

@@ -119,7 +119,9 @@ class Tiering:
         self._proposer = Proposer(tree, heed=self._heed, dropped=self._dropped, clock=clock)
         self._reconciler = Reconciler(store, namespace, self.shelf, propose=self._proposer.add)
         self._uses = Uses(store, namespace)
-        self._returned = ReturnedFiles(store, namespace, tree, clock)
+        self._returned = ReturnedFiles(
+            store, namespace, tree, clock, standing=self._reconciler.standing, propose=self._proposer.add
+        )
         self._condemner = Condemner(
             store, namespace, tree, self.shelf, local_path, gone=self._contents_gone, clock=clock, faults=faults
         )
