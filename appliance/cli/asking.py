@@ -44,6 +44,18 @@ class Asking:
                 found.setdefault(status.st_ino, file)
         return found
 
+    def below_mount(self, path: str) -> str:
+        """A path as the tree knows it, with its repository first; what it leads to need not be there any more.
+
+        Raises InvalidArgument when it lies elsewhere.
+        """
+        whole = os.path.abspath(path)
+        for root in (os.path.abspath(self.configuration.mount), os.path.realpath(self.configuration.mount)):
+            for candidate in (whole, os.path.realpath(whole)):
+                if candidate.startswith(f"{root}/"):
+                    return candidate[len(root) + 1 :]
+        raise InvalidArgument(why=f"{path} is not below the mount {self.configuration.mount}")
+
     def _device(self) -> int:
         mount = self.configuration.mount
         if not os.path.ismount(mount):

@@ -50,7 +50,8 @@ def status(args: argparse.Namespace, asking: Asking) -> int:
         if answer["manifests"]["why"]:
             say(f"WARNING: the last changes were not recorded for targets: {answer['manifests']['why']}")
         say(_scrub_shown(answer["scrub"]))
-        for line in (*drills.lines(answer, asking.configuration.drill.period_seconds), *_recalls_shown(answer)):
+        period_seconds = asking.configuration.drill.period_seconds
+        for line in (*drills.lines(answer, period_seconds), *_recalls_shown(answer), *_repositories_shown(answer)):
             say(line)
         if answer["failure"]:
             say(f"FAILED: {answer['failure']}")
@@ -77,6 +78,23 @@ def status(args: argparse.Namespace, asking: Asking) -> int:
 
     asking.console.result(answer, show)
     return DONE
+
+
+def _repositories_shown(answer: Mapping[str, Any]) -> list[str]:
+    """Those in which clients may change nothing, or in which very much was changed."""
+    lines = []
+    for repository in answer["repositories"]:
+        if repository["rolling_to_ns"]:
+            lines.append(f"READ-ONLY: repository {repository['name']} is being rolled back")
+        if repository["tripped_ns"]:
+            is_frozen = repository["tripwire"] == "readonly"
+            lines.append(
+                f"{'READ-ONLY' if is_frozen else 'ALERT'}: repository {repository['name']}: "
+                f"{repository['tripped_why']}, at {_time(repository['tripped_ns'])}; nothing kept there expires. "
+                f"`vna rollback {repository['name']} --to TIME --dry-run` shows what came of it; "
+                f"`vna repository set {repository['name']} --reset-tripwire` ends this"
+            )
+    return lines
 
 
 def _manifests_of(target: str, manifests: Mapping[str, Any]) -> str:

@@ -9,12 +9,25 @@ import argparse
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from typing import Protocol
 
 from appliance import config, journal
 from appliance.cli import archives, drills, files, keys, recovery, repositories, targets
+from appliance.cli import versions as past
 from appliance.cli.asking import Asking
 from appliance.cli.console import Console
 from vnafs.domain.errors import VnaError
+
+Run = Callable[[argparse.Namespace, Asking], int]
+
+
+class Command(Protocol):
+    """Adds one command."""
+
+    def __call__(self, name: str, about: str, run: Run | None = None) -> argparse.ArgumentParser:
+        """Its parser, for arguments of its own."""
+        ...
+
 
 ARCHIVE_DEFAULT = "/var/lib/vnafs"
 INTERRUPTED = 130
@@ -87,7 +100,7 @@ def _parser(environ: Mapping[str, str]) -> argparse.ArgumentParser:
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
-    def command(name: str, about: str, run: object = None) -> argparse.ArgumentParser:
+    def command(name: str, about: str, run: Run | None = None) -> argparse.ArgumentParser:
         made: argparse.ArgumentParser = commands.add_parser(name, parents=[common], help=about, description=about)
         made.set_defaults(run=run)
         return made
@@ -119,6 +132,32 @@ def _parser(environ: Mapping[str, str]) -> argparse.ArgumentParser:
     verify.add_argument("paths", nargs="*", metavar="PATH")
     command("lost", "list acknowledged files without a verified copy", files.lost)
     _receipt(command("receipt", "sign what became of files, for their sender; or verify FILE"))
+    _past(command)
+    _worst_day(command)
+    command("adopt", "go on although targets went on without this archive (stop it first)", recovery.adopt)
+    _key(command("key", "the keys of an encrypted archive"), within)
+    _repository(command("repository", "top-level directories and their rules"), within)
+    _target(command("target", "where copies go"), within)
+    return parser
+
+
+def _past(command: Command) -> None:
+    versions = command("versions", "show what there was at a path, or what was deleted in a folder", past.every)
+    versions.add_argument("path", metavar="PATH", help="may be gone")
+    undelete = command("undelete", "bring back what was deleted or overwritten", past.undelete)
+    undelete.add_argument("path", metavar="PATH")
+    which = undelete.add_mutually_exclusive_group()
+    which.add_argument("--at", metavar="TIME", help="as it was then: 2026-05-04T12:00:00, @SECONDS or '2h ago'")
+    which.add_argument("--version", metavar="VERSION", help="as `vna versions` names it; otherwise the last one")
+    undelete.add_argument("--to", metavar="NEWPATH", help="under another name")
+    undelete.add_argument("--replace", action="store_true", help="although something has that name now")
+    rollback = command("rollback", "make a repository's tree what it was at a time", past.rollback)
+    rollback.add_argument("repository", metavar="REPOSITORY")
+    rollback.add_argument("--to", required=True, metavar="TIME", help="2026-05-04T12:00:00, @SECONDS or '2h ago'")
+    rollback.add_argument("--dry-run", action="store_true", help="only say what that would do")
+
+
+def _worst_day(command: Command) -> None:
     restore = command("restore", "rebuild an archive from one target alone, and serve it")
     restore.add_argument("--from", dest="source", required=True, metavar="URL", help="file://, s3:// or azure://")
     restore.add_argument("--into", required=True, metavar="DIR", help="an empty folder, the new archive")
@@ -132,11 +171,6 @@ def _parser(environ: Mapping[str, str]) -> argparse.ArgumentParser:
     drill.add_argument("--files", type=int, default=None, metavar="N", help="drawn by lot and read back")
     drill.add_argument("--due", action="store_true", help="only on targets whose last one is too long ago")
     drill.add_argument("--scratch", default="", metavar="DIR", help="instead of a folder in the archive")
-    command("adopt", "go on although targets went on without this archive (stop it first)", recovery.adopt)
-    _key(command("key", "the keys of an encrypted archive"), within)
-    _repository(command("repository", "top-level directories and their rules"), within)
-    _target(command("target", "where copies go"), within)
-    return parser
 
 
 def _receipt(parser: argparse.ArgumentParser) -> None:
@@ -160,6 +194,20 @@ def _repository(parser: argparse.ArgumentParser, common: argparse.ArgumentParser
                 "--ack", default="durable" if fresh else None, metavar="LEVEL", help="written or durable"
             )
             action.add_argument("--copies", type=int, default=1 if fresh else None, metavar="N")
+            action.add_argument(
+                "--keep-versions",
+                type=float,
+                default=None,
+                metavar="DAYS",
+                help="how long what is overwritten or deleted is kept (30); 0 keeps nothing",
+            )
+            action.add_argument(
+                "--tripwire",
+                default=None,
+                choices=["off", "alert", "readonly"],
+                help="when very much is overwritten, renamed or deleted: say so (default), or also refuse changes",
+            )
+            action.add_argument("--tripwire-per-minute", type=int, default=None, metavar="N", help="how much (5000)")
             if fresh:
                 action.add_argument(
                     "--encryption", choices=["on", "off"], help="of its packs; as the archive, unless told"
@@ -168,6 +216,7 @@ def _repository(parser: argparse.ArgumentParser, common: argparse.ArgumentParser
             for budget in ("bytes", "requests"):
                 about = f"{budget} brought back from targets in a day (UTC); 0 for no limit"
                 action.add_argument(f"--recall-{budget}-per-day", type=int, metavar="N", help=about)
+            action.add_argument("--reset-tripwire", action="store_true", help="it was nothing, or is over")
     actions.add_parser("list", parents=[common]).set_defaults(run=repositories.every)
 
 

@@ -11,6 +11,8 @@ from appliance.cli import console as shown
 from appliance.cli.asking import Asking
 from vnafs.domain.errors import Refused
 
+DAY_SECONDS = 86400
+
 
 def add(args: argparse.Namespace, asking: Asking) -> int:
     """Make a repository, which is a top-level directory of the mount."""
@@ -18,9 +20,7 @@ def add(args: argparse.Namespace, asking: Asking) -> int:
     if args.encryption == "on" and not has_keys:
         raise Refused(what="An encrypted repository", why="this archive has no keys; make one with --encryption on")
     encrypted = has_keys if args.encryption is None else args.encryption == "on"
-    made = asking.mount().call(
-        "repository.add", name=args.name, acknowledgement=args.ack, copies_min=args.copies, encrypted=encrypted
-    )
+    made = asking.mount().call("repository.add", name=args.name, encrypted=encrypted, **_rules(args))
     asking.console.result(made, lambda: _show(asking, [made]))
     return 0
 
@@ -37,10 +37,9 @@ def change(args: argparse.Namespace, asking: Asking) -> int:
     row = asking.mount().call(
         "repository.set",
         name=args.name,
-        acknowledgement=args.ack,
-        copies_min=args.copies,
         recall_bytes_per_day=args.recall_bytes_per_day,
         recall_requests_per_day=args.recall_requests_per_day,
+        **_rules(args),
     )
     asking.mount().call("tree.fold")  # tierd reads the rules there
     asking.tierd().call("targets.reload")  # what counts as replicated may have changed
@@ -55,11 +54,31 @@ def remove(args: argparse.Namespace, asking: Asking) -> int:
     return 0
 
 
+def _rules(args: argparse.Namespace) -> dict[str, Any]:
+    days = args.keep_versions
+    return {
+        "acknowledgement": args.ack,
+        "copies_min": args.copies,
+        "versions_kept_seconds": None if days is None else round(days * DAY_SECONDS),
+        "tripwire": args.tripwire,
+        "tripwire_per_minute": args.tripwire_per_minute,
+        "reset_tripwire": getattr(args, "reset_tripwire", False),
+    }
+
+
 def _show(asking: Asking, rows: Sequence[Mapping[str, Any]]) -> None:
     asking.console.table(
-        ["repository", "acknowledgement", "copies", "encrypted", "recall a day"],
+        ["repository", "acknowledgement", "copies", "encrypted", "recall a day", "versions kept", "tripwire"],
         [
-            [row["name"], row["acknowledgement"], row["copies_min"], "yes" if row["encrypted"] else "NO", _budget(row)]
+            [
+                row["name"],
+                row["acknowledgement"],
+                row["copies_min"],
+                "yes" if row["encrypted"] else "NO",
+                _budget(row),
+                f"{row['versions_kept_seconds'] / DAY_SECONDS:g} days",
+                "TOUCHED" if row["tripped_ns"] else row["tripwire"],
+            ]
             for row in rows
         ],
     )

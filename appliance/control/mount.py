@@ -10,7 +10,7 @@ from appliance.control.server import Method
 from appliance.control.tree import Run
 from vnafs.domain.errors import InvalidArgument
 from vnafs.domain.ids import Inode, Version
-from vnafs.domain.repositories import Acknowledgement, Repository
+from vnafs.domain.repositories import Acknowledgement, OnTrip, Repository
 from vnafs.fs.filesystem import Filesystem
 
 RecallWhole = Callable[[Inode, Version], None]
@@ -36,6 +36,7 @@ def mount_methods(
                     acknowledgement=acknowledgement(params.get("acknowledgement", "durable")),
                     copies_min=int(params.get("copies_min", 1)),
                     encrypted=bool(params.get("encrypted", False)),
+                    **_given(params),
                 )
             )
         )
@@ -43,7 +44,7 @@ def mount_methods(
     def change(params: Mapping[str, Any], _: object) -> dict[str, Any]:
         def apply() -> Repository:
             known = repositories.named(str(params["name"]))
-            changes: dict[str, Any] = {}
+            changes: dict[str, Any] = _given(params)
             if params.get("acknowledgement") is not None:
                 changes["acknowledgement"] = acknowledgement(params["acknowledgement"])
             if params.get("copies_min") is not None:
@@ -51,7 +52,8 @@ def mount_methods(
             for budget in ("recall_bytes_per_day", "recall_requests_per_day"):
                 if params.get(budget) is not None:
                     changes[budget] = int(params[budget])
-            return repositories.set(dataclasses.replace(known, **changes))
+            reset = bool(params.get("reset_tripwire"))
+            return repositories.set(dataclasses.replace(known, **changes), reset_tripwire=reset)
 
         return shown(run(apply))
 
@@ -81,6 +83,19 @@ def mount_methods(
     ]
 
 
+def _given(params: Mapping[str, Any]) -> dict[str, Any]:
+    """The rules about what is kept that were said. Raises InvalidArgument."""
+    numbers = ("versions_kept_seconds", "tripwire_per_minute")
+    found: dict[str, Any] = {name: int(params[name]) for name in numbers if params.get(name) is not None}
+    if params.get("tripwire") is not None:
+        try:
+            found["tripwire"] = OnTrip(params["tripwire"])
+        except ValueError:
+            known = ", ".join(one.value for one in OnTrip)
+            raise InvalidArgument(why=f"a tripwire is one of {known}, not {params['tripwire']!r}") from None
+    return found
+
+
 def acknowledgement(value: str) -> Acknowledgement:
     """Raises InvalidArgument."""
     try:
@@ -100,4 +115,10 @@ def shown(repository: Repository) -> dict[str, Any]:
         "encrypted": repository.encrypted,
         "recall_bytes_per_day": repository.recall_bytes_per_day,
         "recall_requests_per_day": repository.recall_requests_per_day,
+        "versions_kept_seconds": repository.versions_kept_seconds,
+        "tripwire": repository.tripwire.value,
+        "tripwire_per_minute": repository.tripwire_per_minute,
+        "rolling_to_ns": repository.rolling_to_ns,
+        "tripped_ns": repository.tripped_ns,
+        "tripped_why": repository.tripped_why,
     }

@@ -61,6 +61,10 @@ class TreeClient:
         rows = [[c.inode, c.version, c.state.value, c.due, due] for c, due in candidates]
         self._client.call("tree.postpone", candidates=rows)
 
+    def heard(self, versions: Sequence[tuple[Inode, Version]]) -> None:
+        """See Tree."""
+        self._client.call("tree.heard", versions=[[inode, version] for inode, version in versions])
+
     def supersede(self, why: str) -> None:
         """See Tree."""
         self._client.call("tree.supersede", why=why)
@@ -107,6 +111,10 @@ def tree_methods(tree: Tree, run: Run) -> list[Method]:
         ]
         run(lambda: tree.postpone(rows))
 
+    def heard(params: Mapping[str, Any], _: object) -> None:
+        versions = [(Inode(inode), Version(version)) for inode, version in params["versions"]]
+        run(lambda: tree.heard(versions))
+
     def supersede(params: Mapping[str, Any], _: object) -> None:
         run(lambda: tree.supersede(str(params["why"])))
 
@@ -119,6 +127,7 @@ def tree_methods(tree: Tree, run: Run) -> list[Method]:
         Method("tree.let_go", let_go, role="administrator"),
         Method("tree.facts", facts, role="viewer"),
         Method("tree.postpone", postpone, role="administrator"),
+        Method("tree.heard", heard, role="administrator"),
         Method("tree.supersede", supersede, role="administrator", audit="tree:superseded"),
         Method("tree.fold", lambda _, __: tree.fold(), role="viewer"),
     ]

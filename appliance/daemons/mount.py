@@ -21,8 +21,10 @@ from appliance.config import Configuration
 from appliance.control.client import ControlClient
 from appliance.control.mount import mount_methods
 from appliance.control.recall import RecallClient
+from appliance.control.rollback import rollback_methods
 from appliance.control.server import ControlServer
 from appliance.control.tree import tree_methods
+from appliance.control.versions import version_methods
 from vnafs import store as archive_store
 from vnafs.domain.clock import SystemClock
 from vnafs.domain.copies import Copy
@@ -113,6 +115,8 @@ async def _serve(configuration: Configuration, filesystem: Filesystem) -> None:
     methods = [
         *tree_methods(filesystem, in_loop),
         *mount_methods(filesystem, in_loop, recall, admission.refused),
+        *version_methods(filesystem, in_loop),
+        *rollback_methods(filesystem, in_loop),
     ]
     server = ControlServer(os.path.join(configuration.folder("run"), "mount.sock"), methods)
     server.start()
@@ -173,7 +177,7 @@ class DaemonRecaller:
 
     async def fetch_range(self, inode: Inode, version: Version, offset: int, length: int) -> str:
         """See Recaller."""
-        facts = self._stub(inode, version)
+        facts = self._stub(inode, version) or self._filesystem.asof.kept_facts(inode, version)
         if facts is None or facts.sha256 is None:
             raise RecallFailed(what=f"inode {inode} version {version}", why="it is not a stub any more")
         work = functools.partial(

@@ -29,9 +29,10 @@ from vnafs.fs.filesystem import Filesystem
 from vnafs.fs.handles import Handle
 from vnafs.fs.recall import RangeNeeded, RecallNeeded
 from vnafs.fs.settings import Settings
-from vnafs.index import contents, copies, counts, packs, recount, targets
-from vnafs.index.engine import Reader, Transaction
+from vnafs.index import contents, copies, counts, keys, packs, recount, targets
+from vnafs.index.engine import Reader, Transaction, prefix_stop
 from vnafs.index.engines.memory import MemoryEngine
+from vnafs.index.past import PastVersion, decode_version, names_in
 from vnafs.local import keyfile
 from vnafs.local.spool import Spool
 from vnafs.pipeline.held import stubs_without_copy
@@ -421,6 +422,38 @@ class World:
         """The same, from the tree."""
         every = [self.fs.facts(self.inode(name)) for name in self.names()]
         return {(facts.inode, facts.version, facts.sha256) for facts in every if facts.sha256 is not None}
+
+    def past(self) -> list[PastVersion]:
+        """The versions that are over and remembered."""
+        with self._namespace.read() as reader:
+            rows = list(reader.scan(keys.PAST_VERSIONS, prefix_stop(keys.PAST_VERSIONS)))
+        return [decode_version(key, value) for key, value in rows]
+
+    def past_name(self, inode: Inode) -> bytes | None:
+        """A name that an inode had."""
+        with self._namespace.read() as reader:
+            return next((one.name for one in names_in(reader, self.share) if one.inode == inode), None)
+
+    def kept(self) -> set[tuple[Inode, Version, Sha256]]:
+        """Those whose bytes are in packs."""
+        return {
+            (past.inode, past.version, past.row.seal.sha256)
+            for past in self.past()
+            if past.row.seal is not None and past.is_kept
+        }
+
+    def remembered(self) -> set[tuple[Inode, Version, Sha256]]:
+        """Those that were sealed; of some the tree may not have heard that their bytes are in packs."""
+        return {(past.inode, past.version, past.row.seal.sha256) for past in self.past() if past.row.seal is not None}
+
+    def namespace(self) -> Namespace:
+        """Mount's index as tierd reads it."""
+        return Namespace(self._namespace)
+
+    def keep(self, seconds: int) -> None:
+        """How long the past is kept."""
+        repository = self.fs.repositories.named("share")
+        self.fs.repositories.set(dataclasses.replace(repository, versions_kept_seconds=seconds))
 
     def feed(self, change: Callable[[Transaction], object]) -> None:
         """Change mount's index behind its back."""

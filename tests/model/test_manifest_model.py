@@ -137,7 +137,8 @@ class RecordedLife(Life):
     def __init__(self, home: Path, seed: int) -> None:
         super().__init__(home, seed)
         self.compared = 0
-        self.steps += [(10, self.record), (1, self.snapshot)]
+        self.steps += [(10, self.record), (1, self.snapshot), (4, self.expire)]
+        self.world.keep(self.dice.choice((0, 120, 86_400)))
 
     def made(self, home: Path) -> World:
         return Recorded(home, copies_min=self.copies_min, encrypted=self.encrypted)
@@ -152,6 +153,10 @@ class RecordedLife(Life):
 
     def snapshot(self) -> None:
         self.recorded.manifests.snapshot()
+
+    def expire(self) -> None:
+        """Forget a part of the past."""
+        self.world.fs.upkeep()
 
     @property
     def recorded(self) -> Recorded:

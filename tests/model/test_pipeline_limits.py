@@ -11,9 +11,10 @@ from tests.model.pipelineworld import QUIET_SECONDS, Crash, World
 from tests.model.test_pipeline_days import pass_time, until_replicated
 from vnafs.domain.faults import RARE_POINTS
 from vnafs.domain.files import FileState
-from vnafs.domain.ids import PackNumber, Span, TargetName
+from vnafs.domain.ids import ContentNumber, PackNumber, Span, TargetName
 from vnafs.index import condemned, contents, counts, feeds, packs, recount
 from vnafs.pipeline.replicate import BACKOFF_SECONDS_MAX
+from vnafs.pipeline.uses import is_named
 from vnafs.targets.faulty import Fault
 
 A, B = TargetName("a"), TargetName("b")
@@ -311,7 +312,79 @@ def test_a_stub_larger_than_the_limit_of_parts_is_read_all_the_same(home: Path) 
 # -- who uses what -----------------------------------------------------------------------------------------------------
 
 
+def test_versions_that_are_kept_go_on_using_their_content_until_they_are_not(world: World) -> None:
+    world.keep(1_000)
+    for name in (b"stays", b"patched", b"removed"):
+        world.write(name, os.urandom(5_000))
+    pass_time(world, 30)
+    before = world.uses()
+    world.patch(b"patched", 0, b"new")
+    world.unlink(b"removed")
+    pass_time(world, 30)
+    assert len(world.kept()) == 2
+    assert world.uses() == before | world.sealed() == world.kept() | world.sealed()
+    world.stop()
+    world.begin()
+    pass_time(world, 30)
+    assert world.uses() == world.kept() | world.sealed(), "a start looks at every use"
+    world.clock.advance(1_000)
+    while world.fs.upkeep():
+        pass
+    pass_time(world, 30)
+    assert not world.kept()
+    assert world.uses() == world.sealed()
+
+
+def test_a_file_that_is_removed_before_its_pack_is_recorded_is_kept(world: World) -> None:
+    world.write(b"file", b"bytes" * 1_000)
+    world.fate.meanwhile["pack.indexed"] = lambda: world.unlink(b"file")
+    pass_time(world, 60)
+    assert len(world.kept()) == 1
+    assert world.uses() == world.kept()
+
+
+def test_what_was_undeleted_is_read_and_uses_its_content(world: World) -> None:
+    data = os.urandom(5_000)
+    world.write(b"file", data)
+    pass_time(world, 30)
+    world.unlink(b"file")
+    world.fs.versions.undelete(b"share/file")
+    pass_time(world, 1)
+    assert world.uses() == world.sealed() | world.kept()
+    assert len(world.sealed()) == len(world.kept()) == 1
+    assert world.read(b"file") == data
+    world.keep(0)
+    while world.fs.upkeep():
+        pass
+    pass_time(world, 1)
+    assert world.uses() == world.sealed()
+
+
+def test_whoever_wants_to_remove_a_content_is_told_who_has_it(world: World) -> None:
+    def named() -> bool:
+        with world.reading() as reader:
+            return is_named(reader, world.namespace(), ContentNumber(1))
+
+    world.write(b"file", b"bytes" * 1_000)
+    pass_time(world, 30)
+    assert named()
+    world.unlink(b"file")
+    pass_time(world, 1)
+    assert named(), "it is kept"
+    world.fs.versions.undelete(b"share/file")
+    world.keep(0)
+    assert named(), "it came back"
+    pass_time(world, 1)
+    while world.fs.upkeep():
+        pass
+    assert named(), "and the store has heard of it"
+    world.unlink(b"file")
+    pass_time(world, 1)
+    assert not named()
+
+
 def test_versions_that_are_no_more_use_nothing(world: World) -> None:
+    world.keep(0)
     for name in (b"stays", b"patched", b"cut", b"removed", b"replaced"):
         world.write(name, os.urandom(5_000))
     pass_time(world, 30)
@@ -329,6 +402,7 @@ def test_versions_that_are_no_more_use_nothing(world: World) -> None:
 
 
 def test_a_follower_that_the_feed_has_overtaken_looks_at_every_use(world: World) -> None:
+    world.keep(0)
     for number in range(300):
         world.write(b"%d" % number, b"%d" % number)
     pass_time(world, 30)
@@ -345,6 +419,7 @@ def test_a_follower_that_the_feed_has_overtaken_looks_at_every_use(world: World)
 
 
 def test_a_version_that_was_packed_and_changed_before_the_tree_heard_of_it_uses_nothing(world: World) -> None:
+    world.keep(0)
     world.write(b"file", b"first" * 1_000)
     world.fate.meanwhile["pack.indexed"] = lambda: world.patch(b"file", 0, b"second")
     until_replicated(world, b"file", 60)

@@ -8,6 +8,7 @@ Every run is given by its seed, which a failure names:
 
 from __future__ import annotations
 
+import hashlib
 import os
 import random
 import shutil
@@ -21,7 +22,7 @@ from tests.seeds import soak_dice
 from vnafs.domain.errors import Damaged, NotFound, RecallFailed
 from vnafs.domain.faults import POINTS
 from vnafs.domain.files import FileState
-from vnafs.domain.ids import TargetName
+from vnafs.domain.ids import Inode, TargetName
 from vnafs.targets.faulty import Fault
 
 FIXED = int(os.environ.get("VNAFS_SEED", "0"))
@@ -57,6 +58,10 @@ class Life:
         self.open: dict[bytes, object] = {}
         self.crashes = 0
         self.rotted = False
+        self.known: dict[bytes, bytes] = {}
+        """Every content that was acknowledged, by SHA-256."""
+        self.undeleted: set[Inode] = set()
+        """They may have come back before they had all their copies."""
         self.trail: list[str] = []
         self.steps: list[tuple[int, Callable[[], None]]] = [
             (8, self.write),
@@ -64,6 +69,7 @@ class Life:
             (3, self.cut),
             (4, self.rename),
             (2, self.remove),
+            (2, self.undelete),
             (2, self.hold),
             (2, self.let_go),
             (30, self.step),
@@ -102,11 +108,13 @@ class Life:
 
     def check_states(self) -> None:
         """A state is never ahead of what is true: local bytes go for what it says."""
+        for data in self.expected.values():
+            self.known.setdefault(hashlib.sha256(data).digest(), data)
         for name in self.expected:
             state, known, copies = self.world.standing(name)
             if state >= FileState.PACKED and (not self.rots_here or state >= FileState.REPLICATED):
                 assert known, f"{name!r} is {state.label}, and no pack has its content"
-            if state >= FileState.REPLICATED and not self.rotted:
+            if state >= FileState.REPLICATED and not self.rotted and self.world.inode(name) not in self.undeleted:
                 assert copies >= self.copies_min, f"{name!r} is {state.label} with {copies} copies"
 
     def come_back(self, crash: Crash) -> None:
@@ -200,6 +208,27 @@ class Life:
         self.possible = {name: [None]}
         self.world.unlink(name)
         del self.expected[name]
+
+    def undelete(self) -> None:
+        """Something that was overwritten or removed comes back beside everything else."""
+        kept = [one for one in self.world.past() if one.is_kept and one.row.seal is not None]
+        new = self.dice.choice(NAMES)
+        if self.rots_here or not kept or new in self.expected:
+            return
+        chosen = self.dice.choice(kept)
+        assert chosen.row.seal is not None
+        data = self.known.get(chosen.row.seal.sha256)
+        name = self.world.past_name(chosen.inode)
+        if data is None or name is None:
+            return
+        self.possible = {new: [data]}
+        label = f"{chosen.inode}.{chosen.version}"
+        try:
+            self.world.fs.versions.undelete(b"share/" + name, label=label, to=b"share/" + new)
+        except NotFound:
+            return  # it had another version by the time it had that name
+        self.expected[new] = data
+        self.undeleted.add(self.world.inode(new))
 
     def hold(self) -> None:
         """Open for write and stay so."""
@@ -355,7 +384,7 @@ class Life:
         if self.rots_here:
             assert world.uses() >= world.sealed()
         else:
-            assert world.uses() == world.sealed()
+            assert world.sealed() | world.kept() <= world.uses() <= world.sealed() | world.remembered()
         for name in self.expected:
             assert world.evict(name), name
         for target in (A, B):

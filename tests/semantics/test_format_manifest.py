@@ -39,9 +39,23 @@ from vnafs.domain.ids import (
 )
 from vnafs.domain.recipes import Codec, PieceKind
 from vnafs.domain.repositories import Repository
-from vnafs.index import contents, entries, feeds, inodes, keys, meta, packs, pieces, protections, repositories, xattrs
+from vnafs.index import (
+    contents,
+    entries,
+    feeds,
+    inodes,
+    keys,
+    meta,
+    packs,
+    past,
+    pieces,
+    protections,
+    repositories,
+    xattrs,
+)
 from vnafs.index.engines.memory import MemoryEngine
 from vnafs.index.inodes import NOT_QUEUED, InodeRow
+from vnafs.index.past import PastName, PastVersion
 from vnafs.index.queue import DUE_NEVER
 from vnafs.upkeep.changes import META_NAMES, NAMESPACE_TABLES, STORE_TABLES
 from vnafs.upkeep.ledger import Ledger
@@ -50,12 +64,14 @@ from vnafs.upkeep.record import Record
 PART = DOCUMENT.split("\n# Manifests, version 1\n")[1]
 HEADER = table("Manifest header")
 RUN = table("Runs and snapshots")
-ENTRY, INODE = table("The namespace", 0), table("The namespace", 1)
+ENTRY, INODE, PAST_NAME, PAST_VERSION = (table("The namespace", nth) for nth in range(4))
 CONTENT, PACK, PIECE, PROTECTION, FROZEN = (table("The store", nth) for nth in range(5))
 
 ARCHIVE = bytes(range(16))
 CONFIGURATION = 'version = 1\nmount = "/mnt"\n'
-REPOSITORY, FOLDER, FILE, LINK, DEVICE, OPEN, ORPHAN, REOPENED, EMPTY = (Inode(number) for number in range(100, 109))
+REPOSITORY, FOLDER, FILE, LINK, DEVICE, OPEN, ORPHAN, REOPENED, EMPTY, GONE = (
+    Inode(number) for number in range(100, 110)
+)
 NOT_UTF8 = b"caf\xe9 \xff\xfe"
 HERE, OTHER = PackId(b"h" * 16), PackId(b"o" * 16)
 
@@ -147,7 +163,16 @@ class Archive:
             REOPENED, stat.S_IFREG | 0o600, due=DUE_NEVER, size_bytes=5, version=Version(2), before=digest(b"bytes")
         )
         self.put(EMPTY, stat.S_IFREG | 0o600, due=Instant(1234))
+        over = InodeRow(stat.S_IFREG | 0o640, 7, 8, 1, 5, 0, 11, -12, 13, 14, RepositoryId(REPOSITORY), FOLDER, 0,
+                        Version(2), FileState.PACKED, NOT_QUEUED, True, sealed)  # fmt: skip
         with self.namespace.write() as tx:
+            past.put_version(tx, PastVersion(GONE, Version(2), 1000, 2000, over, is_last=True), is_new=True)
+            past.put_name(tx, RepositoryId(REPOSITORY), PastName(FOLDER, b"gone", GONE, 8, 1500, 2000))
+            entries.put(tx, FOLDER, b"moved", entries.Entry(FILE, next(self._cookies), 8, 3000))
+            xattrs.put(tx, GONE, b"user.x", b"kept")
+            feeds.append(tx, Event(EventKind.NAMED, FILE, Version(1), FOLDER, b"moved"))
+            feeds.append(tx, Event(EventKind.UNNAMED, GONE, Version(2), FOLDER, b"gone", 2000))
+            feeds.append(tx, Event(EventKind.REMOVED, GONE, Version(2)))
             xattrs.put(tx, FILE, b"user.x", b"\0\xff")
             tx.put(keys.symlink(LINK), b"../target")
             feeds.append(tx, Event(EventKind.XATTRS, FILE, Version(1)))
@@ -496,7 +521,7 @@ def test_the_document_lists_every_table_that_is_carried(state):
 def test_m14_names_lead_to_inodes_and_everything_is_where_the_tables_say(state):
     assert names_in(state, 1) == {b"archive": REPOSITORY}
     assert names_in(state, REPOSITORY) == {NOT_UTF8: FOLDER, b"another name": FILE}
-    assert names_in(state, FOLDER) == {b"file": FILE, b"link": LINK, b"null": DEVICE, b"open": OPEN}
+    assert names_in(state, FOLDER) == {b"file": FILE, b"link": LINK, b"null": DEVICE, b"open": OPEN, b"moved": FILE}
     entry = state[b"nE" + eight(FOLDER) + b"file"]
     assert number(ENTRY, "version_and_type", entry) == 16 + 8
     assert int.from_bytes(rest(ENTRY, "cookie", entry), "big") >= 16
@@ -518,7 +543,35 @@ def test_m14_names_lead_to_inodes_and_everything_is_where_the_tables_say(state):
         "encrypted": False,
         "recall_bytes_per_day": 0,
         "recall_requests_per_day": 0,
+        "versions_kept_seconds": 2_592_000,
+        "tripwire": "alert",
+        "tripwire_per_minute": 5000,
     }
+
+
+def test_m20_intervals_are_where_the_tables_say(state):
+    (key,) = [key for key in state if key.startswith(b"nA")]
+    assert key == b"nA" + eight(FOLDER) + b"gone\0" + eight(2000)
+    assert_constants(PAST_NAME, state[key])
+    name = {field: number(PAST_NAME, field, state[key]) for field in PAST_NAME}
+    assert name == {"version": 1, "type": 8, "inode": GONE, "since_ns": 1500}
+    version = state[b"nV" + eight(GONE) + eight(2)]
+    assert_constants(PAST_VERSION, version)
+    fields = {field: number(PAST_VERSION, field, version) for field in PAST_VERSION if field != "inode"}
+    assert fields == {"version": 1, "flags": 1, "since_ns": 1000, "ended_ns": 2000}
+    moved = state[b"nE" + eight(FOLDER) + b"moved"]
+    assert number(ENTRY, "version_and_type", moved) == 32 + 8
+    assert int.from_bytes(moved[9:17], "big") == 3000
+    assert int.from_bytes(moved[17:], "big") >= 16
+
+
+def test_m21_a_past_version_has_its_bytes_and_attributes(state):
+    row = rest(PAST_VERSION, "inode", state[b"nV" + eight(GONE) + eight(2)])
+    assert_constants(INODE, row)
+    assert number(INODE, "state", row) == 3
+    assert row[101:133] == digest(b"bytes")
+    assert state[b"nX" + eight(GONE) + b"user.x"] == b"kept"
+    assert b"nI" + eight(GONE) not in state
 
 
 def test_m14_every_field_of_an_inode_is_where_the_table_says(state):

@@ -278,7 +278,8 @@ def test_p43_a_write_to_sealed_bytes_begins_a_version(tree: Tree, state: FileSta
     facts = tree.fs.facts(inode)
     assert (facts.version, facts.state, facts.sha256, facts.mtime_ns) == (2, FileState.OPEN, None, 77)
     [verdict] = tree.fs.advance([Proposal(inode, Version(1), FileState.REPLICATED)])
-    assert verdict is Verdict.GONE
+    assert verdict is Verdict.KEPT
+    assert tree.fs.facts(inode).state is FileState.OPEN
     assert tree.fs.evict(inode, Version(1)) is Verdict.GONE
     tree.fs.release(handle)
 

@@ -27,6 +27,12 @@ class EventKind(enum.IntEnum):
     """A pack was recorded; its number is the detail."""
     FORGOTTEN = 10
     """A pack was given up; its number is the detail."""
+    NAME_EXPIRED = 11
+    """What a name led to until some time is not kept any more."""
+    VERSION_EXPIRED = 12
+    """A version that was over is not kept any more."""
+    KEPT = 13
+    """The bytes of a version that is over came into packs after all."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -39,7 +45,8 @@ class Event:
     parent: Inode = Inode(0)
     name: bytes = b""
     detail: int = 0
-    """For STATE the new FileState; for VERSION and REMOVED the `seal_detail` of the version that is no more."""
+    """For STATE the new FileState. For VERSION and REMOVED the `seal_detail` of the version that is no more, 0 while it
+    is remembered; for VERSION_EXPIRED that too. For UNNAMED and NAME_EXPIRED when the name ended, if that is noted."""
 
 
 def seal_detail(seal: Seal | None) -> int:

@@ -68,6 +68,9 @@ RARE_POINTS: tuple[str, ...] = (
     "condemn.marked",
     "condemn.taken_back",
     "condemn.forgotten",
+    # rollback: names become what they were, a bounded number at a time
+    "rollback.step",
+    "rollback.cleared",
 )
 
 

@@ -116,6 +116,8 @@ class Verdict(enum.Enum):
     DONE = "done"
     GONE = "gone"
     """No such inode or another version: forget the work."""
+    KEPT = "kept"
+    """It is not the file's version any more, but its bytes are kept: forget the work, not the content."""
     CHANGED = "changed"
     """The local bytes are not those that were sealed: the file is OPEN again and will come back as a candidate."""
     BUSY = "busy"

@@ -5,7 +5,20 @@ from __future__ import annotations
 import dataclasses
 import enum
 
-from vnafs.domain.ids import RepositoryId
+from vnafs.domain.ids import Inode, RepositoryId
+
+VERSIONS_KEPT_SECONDS = 30 * 86400
+TRIPWIRE_PER_MINUTE = 5000
+
+
+class OnTrip(enum.Enum):
+    """What happens when very much is overwritten, renamed and deleted."""
+
+    OFF = "off"
+    ALERT = "alert"
+    """It is said, and nothing that is kept expires any more."""
+    READ_ONLY = "readonly"
+    """As well, clients may change nothing."""
 
 
 class Acknowledgement(enum.Enum):
@@ -28,9 +41,36 @@ class Repository:
     """Verified copies before a file counts as replicated and may lose its local bytes."""
     retention_class: int = 0
     """Written into packs; files of different classes never share a pack."""
+    versions_kept_seconds: int = VERSIONS_KEPT_SECONDS
+    """How long overwritten and deleted contents, and what names led to, are kept; 0 keeps nothing."""
+    tripwire: OnTrip = OnTrip.ALERT
+    tripwire_per_minute: int = TRIPWIRE_PER_MINUTE
+    """So many contents that are kept may be overwritten, renamed or deleted within a minute."""
     encrypted: bool = False
     """Its packs are encrypted, since it was made."""
     recall_bytes_per_day: int = 0
     """Brought back from targets in a day (UTC); 0 for no limit."""
     recall_requests_per_day: int = 0
     """Asked of targets for it in a day; 0 for no limit."""
+    rolling_to_ns: int = 0
+    """No rule, but where it stands: a rollback to this moment is under way (nanoseconds since 1970 UTC); 0: none."""
+    rolling_since_ns: int = 0
+    """When the last rollback began."""
+    limbo: Inode = Inode(0)
+    """Likewise: a directory without a name, where what a rollback took out of the tree waits to be copied; 0: none."""
+
+    tripped_ns: int = 0
+    """Likewise: when the tripwire was touched; 0: not since it was reset."""
+    tripped_why: str = ""
+
+    @property
+    def is_frozen(self) -> bool:
+        """Whether clients may change nothing in it now."""
+        return self.rolling_to_ns != 0 or (self.tripped_ns != 0 and self.tripwire is OnTrip.READ_ONLY)
+
+    @property
+    def why_frozen(self) -> str:
+        """For whoever is refused."""
+        if self.rolling_to_ns:
+            return "it is being rolled back"
+        return f"its tripwire was touched ({self.tripped_why}); see `vna status`"

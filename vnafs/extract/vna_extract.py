@@ -1272,7 +1272,7 @@ class ManifestTree:
 def _inode_of(name: bytes, entry: bytes) -> int:
     if not is_name(name):
         raise Damaged("its path would lead elsewhere")
-    if len(entry) < 9 or entry[0] >> 4 != 1:
+    if len(entry) < 9 or entry[0] >> 4 not in {1, 2}:
         raise Refused("its entry is of another version; use a newer vna-extract")
     return int.from_bytes(entry[1:9], "big")
 

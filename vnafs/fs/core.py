@@ -8,24 +8,26 @@ from __future__ import annotations
 
 import collections
 import contextlib
+import dataclasses
 import itertools
 import logging
 import os
 from types import TracebackType
 
 from vnafs.domain.clock import NANOSECONDS, Clock, Instant
-from vnafs.domain.errors import NotADirectory, NotFound, StorageFailed, Superseded, VnaError
+from vnafs.domain.errors import IndexBroken, NotADirectory, NotFound, ReadOnly, StorageFailed, Superseded, VnaError
 from vnafs.domain.events import Event, EventKind
 from vnafs.domain.faults import Faults
-from vnafs.domain.files import Candidate
+from vnafs.domain.files import Candidate, FileState
 from vnafs.domain.ids import ROOT, Inode, RepositoryId, Version
-from vnafs.domain.repositories import Acknowledgement, Repository
+from vnafs.domain.repositories import Acknowledgement, OnTrip, Repository
 from vnafs.fs.attributes import Attributes, attributes_of, attributes_while_written
 from vnafs.fs.fences import Fences
 from vnafs.fs.handles import Handles
 from vnafs.fs.settings import Settings
+from vnafs.fs.tripwire import Harm, Tripwire
 from vnafs.index import inodes, keys, meta, queue, repositories
-from vnafs.index.engine import Engine, Position, Reader, Transaction
+from vnafs.index.engine import Engine, Position, Reader, Transaction, prefix_stop
 from vnafs.index.entries import COOKIE_FIRST
 from vnafs.index.feeds import Feed
 from vnafs.index.inodes import NOT_QUEUED, InodeRow
@@ -51,6 +53,10 @@ class Watcher:
 
     This one ignores it; an engine puts its own in its place. Calls never block.
     """
+
+    def is_behind(self) -> bool:
+        """Whether so much is still to be told that whoever changes many things should wait."""
+        return False
 
     def attributes_changed(self, inode: Inode) -> None:
         """Attributes of an inode changed, its bytes did not."""
@@ -83,12 +89,20 @@ class Core:
         self.rows: dict[Inode, InodeRow] = {}
         self.drops: collections.deque[tuple[Position, Inode, Version]] = collections.deque()
         """Local bytes without a row, and the position that must be synced before they may go."""
+        self.drops_left = False
+        """There were more than are listed; their D rows say which."""
         with engine.read() as reader:
             self.epoch = meta.get_int(reader, meta.EPOCH) or 0
             why = meta.get_bytes(reader, meta.SUPERSEDED)
             if why is not None:
                 self.superseded = Superseded(why=why.decode())
             self.repositories: dict[RepositoryId, Repository] = {r.id: r for r in repositories.every(reader)}
+        self.frozen: set[RepositoryId] = set()
+        """Repositories in which clients may change nothing now."""
+        self.tripwire = Tripwire(clock)
+        self.tripped: list[RepositoryId] = []
+        """Repositories whose tripwire was touched, which no row says yet."""
+        self.repositories_changed()
         first = max(self.epoch << 40, ROOT) + 1
         self.inode_numbers = Numbers(
             engine, meta.INODE_RANGE, first=first, ahead=settings.numbers_ahead, stop=epoch_stop(self.epoch)
@@ -144,6 +158,39 @@ class Core:
         found = self.repositories.get(repository)
         return found is None or found.acknowledgement is Acknowledgement.DURABLE
 
+    def repositories_changed(self) -> None:
+        """Follow the rules of repositories."""
+        self.frozen = {number for number, repository in self.repositories.items() if repository.is_frozen}
+
+    def refuse_frozen(self, inode: Inode) -> None:
+        """Raises ReadOnly when clients may not change *inode* now. Ask only while something is frozen."""
+        row = self.find(inode)
+        repository = None if row is None else self.repositories.get(row.repository)
+        if repository is not None and repository.is_frozen:
+            raise ReadOnly(what=f"Repository {repository.name}", why=repository.why_frozen)
+
+    def harmed(self, number: RepositoryId, harm: Harm) -> None:
+        """A content that is kept was overwritten, renamed or deleted."""
+        repository = self.repositories[number]
+        if repository.tripwire is OnTrip.OFF or repository.tripped_ns or repository.rolling_to_ns:
+            return
+        why = self.tripwire.note(repository, harm)
+        if why:
+            self.repositories[number] = dataclasses.replace(repository, tripped_ns=self.clock.now(), tripped_why=why)
+            self.repositories_changed()
+            self.tripped.append(number)
+            _LOG.critical("tripwire.touched", extra={"repository": number, "why": why})
+
+    def keeps(self, repository: RepositoryId) -> bool:
+        """Whether a repository remembers what was overwritten and deleted."""
+        found = self.repositories.get(repository)
+        return found is not None and found.versions_kept_seconds > 0
+
+    def is_limbo(self, inode: Inode, repository: RepositoryId) -> bool:
+        """Whether an inode is where what a repository's rollback took out of the tree waits."""
+        found = self.repositories.get(repository)
+        return found is not None and found.limbo == inode
+
     def quiet_until(self) -> Instant:
         """When a file that was just closed may be sealed."""
         return Instant(self.clock.now() + int(self.settings.quiet_seconds * NANOSECONDS))
@@ -188,10 +235,27 @@ class Core:
 
     def drop_later(self, inode: Inode, version: Version) -> None:
         """Remove local bytes once the change that gave them up survives loss of power; its D row is written."""
+        if self.drops_left or (self.frozen and len(self.drops) >= self.settings.drops_pending_max):
+            self.drops_left = True  # whoever changes very many files at once does not wait for the disk
+            return
         self.drops.append((self.engine.position, inode, version))
         if len(self.drops) > self.settings.drops_pending_max:
             self.sync()
             self.reap(self.settings.drops_pending_max)
+
+    def find_drops(self) -> None:
+        """List local bytes without a row again, when there were too many to list and those listed are gone."""
+        if not self.drops_left or self.drops:
+            return
+        with self.engine.read() as reader:
+            rows = reader.scan(keys.DROPPED, prefix_stop(keys.DROPPED))
+            found = [keys.dropped_of(bytes(key)) for key, _ in itertools.islice(rows, self.settings.drops_pending_max)]
+            for inode, version in found:
+                row = inodes.find(reader, inode)
+                if row is not None and row.version == version and row.state is not FileState.STUB:
+                    raise IndexBroken(what="the tree", why=f"local bytes of inode {inode} are wanted and given up")
+        self.drops_left = len(found) == self.settings.drops_pending_max
+        self.drops.extend((self.engine.position, inode, version) for inode, version in found)
 
     def reap(self, files_max: int = REAP_FILES_MAX) -> int:
         """Remove local bytes whose end is synced, at most so many files; returns how many were dealt with."""
@@ -221,10 +285,10 @@ class Core:
 class Change:
     """One transaction over the tree; a context manager."""
 
-    __slots__ = ("_before", "_block", "_core", "_drops", "_rows", "_told", "tx")
+    __slots__ = ("_before", "_block", "_drops", "_rows", "_told", "core", "tx")
 
     def __init__(self, core: Core) -> None:
-        self._core = core
+        self.core = core
         self._rows: dict[Inode, InodeRow | None] = {}
         self._before: dict[Inode, InodeRow | None] = {}
         self._drops: list[tuple[Inode, Version]] = []
@@ -235,7 +299,7 @@ class Change:
         try:
             self.tx: Transaction = self._block.__enter__()
         except StorageFailed as failed:
-            self._core.fail(failed)  # some sync of others failed
+            self.core.fail(failed)  # some sync of others failed
             raise
         return self
 
@@ -245,7 +309,7 @@ class Change:
         if error is not None:
             self._block.__exit__(kind, error, trace)
             return
-        core = self._core
+        core = self.core
         try:
             for inode, row in self._rows.items():
                 self._write(inode, row)
@@ -289,7 +353,7 @@ class Change:
         if inode in self._rows:
             row = self._rows[inode]
         else:
-            row = self._before[inode] = self._core.find(inode, self.tx)
+            row = self._before[inode] = self.core.find(inode, self.tx)
             if row is not None:
                 self._rows[inode] = row
         if row is None:
@@ -325,4 +389,4 @@ class Change:
     ) -> None:
         """Tell the feed, which also hears of any other inode whose row this change leaves different."""
         self._told.update((inode, parent))
-        self._core.feed.append(self.tx, Event(kind, inode, version, parent, name, detail))
+        self.core.feed.append(self.tx, Event(kind, inode, version, parent, name, detail))

@@ -19,6 +19,8 @@ from vnafs.domain.errors import AlreadyExists, BadHandle, Damaged, FileTooBig, I
 from vnafs.domain.events import EventKind, seal_detail
 from vnafs.domain.files import FileState
 from vnafs.domain.ids import Inode, Version
+from vnafs.fs import history
+from vnafs.fs.asof import BASE, refused
 from vnafs.fs.attributes import AttributeChanges, Attributes
 from vnafs.fs.caller import Caller
 from vnafs.fs.commitment import Commitment
@@ -66,6 +68,10 @@ class Data:
         core.handles.check_room()
         if core.superseded is not None:
             raise core.superseded
+        if parent >= BASE:
+            raise refused()
+        if core.frozen:
+            core.refuse_frozen(parent)
         mode = stat.S_IFREG | mode & _PERMISSIONS
         try:
             inode, row, descriptor = self._names.make(parent, name, mode, caller, due=DUE_NEVER)
@@ -106,6 +112,8 @@ class Data:
         fresh = bool(flags & os.O_TRUNC)
         if core.superseded is not None and (writable or fresh):
             raise core.superseded
+        if core.frozen and (writable or fresh):
+            core.refuse_frozen(inode)
         if fresh:
             core.fences.check(inode)
         file = core.handles.files.get(inode)
@@ -177,7 +185,7 @@ class Data:
         row = core.find(inode)
         if row is not None and row.nlink == 0:
             with core.change() as change:
-                end(change, inode, change.row(inode))
+                end(change, inode, change.row(inode), core.clock.now())
         elif file.writing >= 0:
             self._end_writing(file, stays_open=False)
         file.close_descriptors()
@@ -259,8 +267,9 @@ class Data:
             new = new._replace(size_bytes=0, blocks=0)
         with core.change() as change:
             change.row(inode)
+            is_noted = history.keep_version(change, inode, row, core.clock.now(), is_last=False)
             change.set(inode, new)
-            change.event(EventKind.VERSION, inode, version, detail=seal_detail(row.seal))
+            change.event(EventKind.VERSION, inode, version, detail=0 if is_noted else seal_detail(row.seal))
 
     def _begin_version(self, file: OpenFile, row: InodeRow) -> None:
         """The local file follows into the version that `_mark_open` began, if it began one."""
@@ -370,6 +379,8 @@ class Data:
             raise core.failure
         if core.superseded is not None:
             raise core.superseded
+        if core.frozen:
+            core.refuse_frozen(file.inode)
         if offset + length > core.settings.file_bytes_max:
             raise FileTooBig(limit_bytes=core.settings.file_bytes_max)
         if core.fences.held:

@@ -12,22 +12,28 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Callable
-from typing import ParamSpec, TypeVar
+from typing import Concatenate, ParamSpec, TypeVar, cast
 
 from vnafs.domain.clock import Clock
 from vnafs.domain.errors import VnaError
 from vnafs.domain.faults import Faults, NoFaults
 from vnafs.domain.ids import Inode
+from vnafs.fs.asof import AS_OF, BASE, AsOf, refused
+from vnafs.fs.attributes import Attributes
+from vnafs.fs.caller import Caller
 from vnafs.fs.commitment import Commitment
 from vnafs.fs.core import Core, Watcher
 from vnafs.fs.data import Data
 from vnafs.fs.handles import Handle
+from vnafs.fs.history import Expiry
 from vnafs.fs.names import Names
 from vnafs.fs.recovery import Recovery
 from vnafs.fs.rename import Renames
 from vnafs.fs.repositories import Repositories
+from vnafs.fs.rollback import Rollbacks
 from vnafs.fs.settings import Settings
 from vnafs.fs.tiering import Tiering
+from vnafs.fs.versions import Versions
 from vnafs.fs.xattrs import CopiesOf, Xattrs, no_copies
 from vnafs.index.engine import Engine, Position
 from vnafs.local.space import Room
@@ -68,16 +74,18 @@ class Filesystem:
         Recovery(core).run(boot_id)
         names = Names(core)
         data = self._data = Data(core, names)
+        self._expiry, self.versions, self.rollbacks = Expiry(core), Versions(core), Rollbacks(core)
         renames, xattrs, tiering = Renames(core), Xattrs(core, copies_of), Tiering(core)
         self.engine = engine
         self.settings = core.settings
         self.repositories = Repositories(core, names)
         # names
-        self.find = names.find
+        asof = self.asof = AsOf(core)
+        self._names = names
         self.lookup = names.lookup
-        self.getattr = names.getattr
-        self.readlink = names.readlink
-        self.listing = names.listing
+        self.getattr = _either(names.getattr, asof.getattr)
+        self.readlink = _either(names.readlink, asof.readlink)
+        self.listing = _either(names.listing, asof.listing)
         self.readdir = names.readdir
         self.mkdir = self._guarded(names.mkdir)
         self.symlink = self._guarded(names.symlink)
@@ -88,9 +96,7 @@ class Filesystem:
         self.rename = self._guarded(renames.rename)
         # bytes
         self.create = data.create
-        self.open = data.open
         self.release = data.release
-        self.read = data.read
         self.write = data.write
         self.append = data.append
         self.setattr = self._guarded(data.setattr)
@@ -98,9 +104,9 @@ class Filesystem:
         self.fsync = data.fsync
         self.handle = core.handles.get
         # extended attributes
-        self.getxattr = xattrs.getxattr
+        self.getxattr = _either(xattrs.getxattr, asof.getxattr)
         self.setxattr = self._guarded(xattrs.setxattr)
-        self.listxattr = xattrs.listxattr
+        self.listxattr = _either(xattrs.listxattr, asof.listxattr)
         self.removexattr = self._guarded(xattrs.removexattr)
         # tiering: the port `Tree`
         self.advance = tiering.advance
@@ -110,26 +116,51 @@ class Filesystem:
         self.hold = tiering.hold
         self.let_go = tiering.let_go
         self.facts = tiering.facts
+        self.heard = tiering.heard
         self.postpone = tiering.postpone
         self.fold = tiering.fold
         self.path_hint = tiering.path_hint
         self.supersede = tiering.supersede
         self.local_path = spool.local_path
         # upkeep
-        self.reap = core.reap
-        self.fail = core.fail
+        self.reap, self.fail = core.reap, core.fail
 
     def _guarded(self, call: Callable[_Given, _Found]) -> Callable[_Given, _Found]:
-        """The same call for clients, who may change nothing while the archive is superseded."""
+        """The same call for clients, who may change nothing while the archive is superseded or a repository frozen.
+
+        The call's first argument is an inode of the repository that it changes.
+        """
         core = self._core
 
         @functools.wraps(call)
         def guarded(*args: _Given.args, **named: _Given.kwargs) -> _Found:
             if core.superseded is not None:
                 raise core.superseded
+            if any(type(argument) is int and argument >= BASE for argument in args):
+                raise refused()
+            if core.frozen:
+                core.refuse_frozen(cast("Inode", args[0]))
             return call(*args, **named)
 
         return guarded
+
+    # -- now or then ----------------------------------------------------------------------------------------
+
+    def find(self, parent: Inode, name: bytes) -> Attributes | None:
+        """See Names.find; `.as-of` in the top of a repository leads into its past."""
+        if parent >= BASE:
+            return self.asof.find(parent, name)
+        found = self._names.find(parent, name)
+        return self.asof.top(parent) if found is None and name == AS_OF else found
+
+    def open(self, inode: Inode, flags: int, caller: Caller) -> Handle:
+        """See Data.open."""
+        return self.asof.open(inode, flags) if inode >= BASE else self._data.open(inode, flags, caller)
+
+    def read(self, handle: Handle, offset: int, length: int) -> bytes:
+        """See Data.read."""
+        read = self.asof.read if handle.file.inode >= BASE else self._data.read
+        return read(handle, offset, length)
 
     # -- durability -----------------------------------------------------------------------------------------
 
@@ -200,7 +231,11 @@ class Filesystem:
         Raises NoSpace: the disk is full, another time then.
         """
         self._data.end_again()
-        return self._core.trim_feed()
+        self._core.find_drops()
+        self.repositories.save_tripped()
+        trimmed = self._core.trim_feed()
+        rolled = self.rollbacks.step()
+        return self._expiry.step() or rolled or trimmed
 
     def close(self) -> None:
         """Close every handle and make everything durable; the engine stays open for its owner. Raises StorageFailed."""
@@ -213,7 +248,18 @@ class Filesystem:
         if core.failure is None:
             core.sync()
             while core.reap():
-                pass
+                core.find_drops()
+
+
+def _either(
+    now: Callable[Concatenate[Inode, _Given], _Found], then: Callable[Concatenate[Inode, _Given], _Found]
+) -> Callable[Concatenate[Inode, _Given], _Found]:
+    """A call for what is, or the same for what was."""
+
+    def chosen(inode: Inode, /, *args: _Given.args, **named: _Given.kwargs) -> _Found:
+        return then(inode, *args, **named) if inode >= BASE else now(inode, *args, **named)
+
+    return chosen
 
 
 __all__ = ["Filesystem", "Handle", "Statistics"]

@@ -27,6 +27,7 @@ from vnafs.domain.errors import (
 from vnafs.domain.events import EventKind
 from vnafs.domain.files import FileState
 from vnafs.domain.ids import ROOT, Inode, RepositoryId, Version
+from vnafs.fs.asof import AS_OF
 from vnafs.fs.attributes import Attributes, attributes_of
 from vnafs.fs.caller import Caller
 from vnafs.fs.core import Change, Core
@@ -57,6 +58,12 @@ def refuse_in_root(*parents: Inode) -> None:
     if ROOT in parents:
         _LOG.warning("tree.root_refused", extra={"inode": ROOT, "advice": "use `vna repository add` or `remove`"})
         raise NotPermitted(what="A change in the root of the mount", why="use `vna repository add` or `remove`")
+
+
+def refuse_as_of(parent: Inode, name: bytes, above: InodeRow) -> None:
+    """The name of a repository's past is taken. Raises AlreadyExists."""
+    if name == AS_OF and parent == Inode(above.repository):
+        raise AlreadyExists(what="The repository's past, which has that name,")
 
 
 class Names:
@@ -257,7 +264,7 @@ class Names:
             row = row._replace(nlink=row.nlink + 1, ctime_ns=now, parent=parent, cookie=cookie)
             change.set(inode, row)
             change.set(parent, above._replace(mtime_ns=now, ctime_ns=now))
-            entries.put(change.tx, parent, name, Entry(inode, cookie, kind_of(row.mode)))
+            entries.put(change.tx, parent, name, Entry(inode, cookie, kind_of(row.mode), now))
             change.event(EventKind.NAMED, inode, row.version, parent, name)
         return core.attributes(inode, row)
 
@@ -265,6 +272,7 @@ class Names:
         above = change.row(parent)
         if not above.is_directory:
             raise NotADirectory(what=f"inode {parent}")
+        refuse_as_of(parent, name, above)
         if change.tx.get(keys.entry(parent, name)) is not None:
             raise AlreadyExists(what=f"that name in directory {parent}")
         if is_directory and above.nlink >= self._core.settings.links_max:
@@ -319,4 +327,4 @@ class Names:
         links = above.nlink - 1 if entry.is_directory else above.nlink
         change.set(parent, above._replace(nlink=links, mtime_ns=now, ctime_ns=now))
         is_open = entry.inode in self._core.handles.files
-        unname(change, entry.inode, parent=parent, name=name, cookie=entry.cookie, is_open=is_open, now=now)
+        unname(change, entry, parent=parent, name=name, is_open=is_open, now=now)

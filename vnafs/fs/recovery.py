@@ -112,11 +112,15 @@ class Recovery:
                     if row is None or row.nlink:
                         change.tx.delete(key)
                     else:
-                        end(change, inode, change.row(inode))
+                        end(change, inode, change.row(inode), core.clock.now())
 
     def _finish_drops(self) -> None:
-        core = self._core
+        core, done = self._core, 0
         for batch in self._batches(keys.DROPPED, prefix_stop(keys.DROPPED)):
+            if done >= core.settings.drops_pending_max:
+                core.drops_left = True  # after a rollback there may be very many
+                return
+            done += len(batch)
             # the change that gave these bytes up may not be synced yet; it must be before they go
             core.engine.sync(core.engine.position)
             with core.engine.write() as tx:
@@ -140,10 +144,14 @@ class Recovery:
         group = 1 << FILES_PER_DIRECTORY_BITS
         for first in range(begin - begin % group, end_of_range, group):
             for inode, version in list(core.spool.versions_near(Inode(first))):
-                if inode >= begin and core.find(inode) is None:
+                if inode >= begin and core.find(inode) is None and not self._is_given_up(inode, version):
                     core.spool.quarantine(inode, version)
         with core.engine.write() as tx:
             meta.set_int(tx, SWEPT, end_of_range)
+
+    def _is_given_up(self, inode: Inode, version: Version) -> bool:
+        with self._core.engine.read() as reader:
+            return reader.get(keys.dropped(inode, version)) is not None
 
     def _batches(self, start: bytes, stop: bytes) -> Iterator[list[bytes]]:
         """Keys of a range in batches, each read before the last one's changes could disturb it."""

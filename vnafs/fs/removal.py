@@ -11,44 +11,49 @@ import logging
 from vnafs.domain.events import EventKind, seal_detail
 from vnafs.domain.files import FileState
 from vnafs.domain.ids import Inode
+from vnafs.fs import history
 from vnafs.fs.core import NO_INODE, Change
 from vnafs.index import keys, xattrs
+from vnafs.index.entries import Entry
 from vnafs.index.inodes import NOT_QUEUED, InodeRow
 
 _LOG = logging.getLogger(__name__)
 
 
-def unname(change: Change, inode: Inode, *, parent: Inode, name: bytes, cookie: int, is_open: bool, now: int) -> None:
-    """One name of *inode* is gone; without another one the inode ends, or waits as an orphan while *is_open*."""
+def unname(change: Change, entry: Entry, *, parent: Inode, name: bytes, is_open: bool, now: int) -> None:
+    """One name of an inode is gone; without another one the inode ends, or waits as an orphan while *is_open*."""
+    inode = entry.inode
     row = change.row(inode)
-    change.event(EventKind.UNNAMED, inode, row.version, parent, name)
     links = 0 if row.is_directory else row.nlink - 1
+    noted = history.keep_name(change, parent, name, entry, row, now, ends=not links)
+    change.event(EventKind.UNNAMED, inode, row.version, parent, name, noted)
     if links:
         left = row._replace(nlink=links, ctime_ns=now)
-        if row.parent == parent and row.cookie == cookie:
+        if row.parent == parent and row.cookie == entry.cookie:
             left = left._replace(parent=NO_INODE, cookie=0)
         change.set(inode, left)
     elif is_open:
         change.set(inode, row._replace(nlink=0, ctime_ns=now, parent=NO_INODE, cookie=0, due=NOT_QUEUED))
         change.tx.put(keys.orphan(inode), b"")
     else:
-        end(change, inode, row)
+        end(change, inode, row, now)
 
 
-def end(change: Change, inode: Inode, row: InodeRow) -> None:
-    """The inode is no more: its rows go now, its local bytes soon."""
+def end(change: Change, inode: Inode, row: InodeRow, now: int) -> None:
+    """The inode is no more: its rows go now, its local bytes soon. What is remembered of it is for `history` to say."""
     tx = change.tx
     change.delete(inode)
     if row.nlink == 0:
         tx.delete(keys.orphan(inode))
-    if row.has_xattrs:
+    is_noted = history.keep_version(change, inode, row, now, is_last=True)
+    if row.has_xattrs and not is_noted:
         for name in xattrs.names(tx, inode):
             xattrs.delete(tx, inode, name)
-    if row.is_symlink:
+    if row.is_symlink and not is_noted:
         tx.delete(keys.symlink(inode))
     if row.is_file and row.state is not FileState.STUB:
         change.drop(inode, row.version)
-    change.event(EventKind.REMOVED, inode, row.version, detail=seal_detail(row.seal))
+    change.event(EventKind.REMOVED, inode, row.version, detail=0 if is_noted else seal_detail(row.seal))
 
 
 def make_stub(change: Change, inode: Inode, row: InodeRow) -> None:

@@ -17,8 +17,9 @@ from vnafs.domain.errors import (
 )
 from vnafs.domain.events import EventKind
 from vnafs.domain.ids import ROOT, Inode
+from vnafs.fs import history
 from vnafs.fs.core import Change, Core
-from vnafs.fs.names import check_name, refuse_in_root
+from vnafs.fs.names import check_name, refuse_as_of, refuse_in_root
 from vnafs.fs.removal import unname
 from vnafs.index import entries
 from vnafs.index.entries import Entry
@@ -55,14 +56,14 @@ class Renames:
             if target is not None and target.inode == source.inode:
                 return
             if target is not None and exchange:
-                self._take(change, new_parent, new_name, target, now)
-                self._take(change, parent, name, source, now)
-                self._give(change, parent, name, target, spare, now)
+                take(change, new_parent, new_name, target, now)
+                take(change, parent, name, source, now)
+                give(change, parent, name, target, spare, now)
             else:
                 if target is not None:
                     self._replace(change, new_parent, new_name, target, now)
-                self._take(change, parent, name, source, now)
-            self._give(change, new_parent, new_name, source, cookie, now)
+                take(change, parent, name, source, now)
+            give(change, new_parent, new_name, source, cookie, now)
 
     def _check(
         self, change: Change, parent: Inode, name: bytes, new_parent: Inode, new_name: bytes, flags: int
@@ -72,6 +73,7 @@ class Renames:
             raise NotADirectory(what=f"inode {parent} or {new_parent}")
         if above.repository != new_above.repository:
             raise CrossesRepositories
+        refuse_as_of(new_parent, new_name, new_above)
         source = entries.find(change.tx, parent, name)
         target = entries.find(change.tx, new_parent, new_name)
         if source is None or (target is None and flags == RENAME_EXCHANGE):
@@ -111,26 +113,32 @@ class Renames:
             inode = self._core.row(inode, change.tx).parent
         return False
 
-    def _take(self, change: Change, parent: Inode, name: bytes, entry: Entry, now: int) -> None:
-        entries.delete(change.tx, parent, name, entry)
-        above = change.row(parent)
-        links = above.nlink - 1 if entry.is_directory else above.nlink
-        change.set(parent, above._replace(nlink=links, mtime_ns=now, ctime_ns=now))
-        change.event(EventKind.UNNAMED, entry.inode, change.row(entry.inode).version, parent, name)
-
-    def _give(self, change: Change, parent: Inode, name: bytes, entry: Entry, cookie: int, now: int) -> None:
-        entries.put(change.tx, parent, name, Entry(entry.inode, cookie, entry.kind))
-        above = change.row(parent)
-        links = above.nlink + 1 if entry.is_directory else above.nlink
-        change.set(parent, above._replace(nlink=links, mtime_ns=now, ctime_ns=now))
-        row = change.row(entry.inode)
-        change.set(entry.inode, row._replace(parent=parent, cookie=cookie, ctime_ns=now))
-        change.event(EventKind.NAMED, entry.inode, row.version, parent, name)
-
     def _replace(self, change: Change, parent: Inode, name: bytes, target: Entry, now: int) -> None:
         entries.delete(change.tx, parent, name, target)
         if target.is_directory:
             above = change.row(parent)
             change.set(parent, above._replace(nlink=above.nlink - 1))
         is_open = target.inode in self._core.handles.files
-        unname(change, target.inode, parent=parent, name=name, cookie=target.cookie, is_open=is_open, now=now)
+        unname(change, target, parent=parent, name=name, is_open=is_open, now=now)
+
+
+def take(change: Change, parent: Inode, name: bytes, entry: Entry, now: int) -> None:
+    """A name goes, and what it led to stays; *entry* is what it says."""
+    entries.delete(change.tx, parent, name, entry)
+    above = change.row(parent)
+    links = above.nlink - 1 if entry.is_directory else above.nlink
+    change.set(parent, above._replace(nlink=links, mtime_ns=now, ctime_ns=now))
+    row = change.row(entry.inode)
+    noted = history.keep_name(change, parent, name, entry, row, now, ends=False)
+    change.event(EventKind.UNNAMED, entry.inode, row.version, parent, name, noted)
+
+
+def give(change: Change, parent: Inode, name: bytes, entry: Entry, cookie: int, now: int) -> None:
+    """A name that is free leads to what *entry* says, under a new *cookie*."""
+    entries.put(change.tx, parent, name, Entry(entry.inode, cookie, entry.kind, now))
+    above = change.row(parent)
+    links = above.nlink + 1 if entry.is_directory else above.nlink
+    change.set(parent, above._replace(nlink=links, mtime_ns=now, ctime_ns=now))
+    row = change.row(entry.inode)
+    change.set(entry.inode, row._replace(parent=parent, cookie=cookie, ctime_ns=now))
+    change.event(EventKind.NAMED, entry.inode, row.version, parent, name)

@@ -5,12 +5,12 @@ from __future__ import annotations
 import dataclasses
 import stat
 
-from vnafs.domain.errors import AlreadyExists, InvalidArgument, NotFound
+from vnafs.domain.errors import AlreadyExists, Busy, InvalidArgument, NotFound
 from vnafs.domain.events import EventKind
 from vnafs.domain.files import FileState
 from vnafs.domain.ids import ROOT, Inode, RepositoryId
-from vnafs.domain.repositories import Acknowledgement, Repository
-from vnafs.fs.core import Core
+from vnafs.domain.repositories import TRIPWIRE_PER_MINUTE, VERSIONS_KEPT_SECONDS, Acknowledgement, OnTrip, Repository
+from vnafs.fs.core import Change, Core
 from vnafs.fs.names import NO_VERSION, Names, check_name
 from vnafs.index import entries, repositories
 from vnafs.index.entries import Entry, kind_of
@@ -20,6 +20,7 @@ RETENTION_CLASS_MAX = 255
 COPIES_MAX = 16
 RECALL_MAX = 2**53 - 1
 """Of a day's recall budget: what every JSON reader keeps exactly."""
+KEPT_SECONDS_MAX = 100 * 365 * 86400
 
 
 class Repositories:
@@ -29,7 +30,7 @@ class Repositories:
         self._core = core
         self._names = names
 
-    def add(
+    def add(  # noqa: PLR0913 - the rules, each by its name
         self,
         name: str,
         *,
@@ -37,6 +38,9 @@ class Repositories:
         copies_min: int = 1,
         retention_class: int = 0,
         encrypted: bool = False,
+        versions_kept_seconds: int = VERSIONS_KEPT_SECONDS,
+        tripwire: OnTrip = OnTrip.ALERT,
+        tripwire_per_minute: int = TRIPWIRE_PER_MINUTE,
         mode: int = 0o755,
         uid: int = 0,
         gid: int = 0,
@@ -47,7 +51,15 @@ class Repositories:
         check_name(raw)
         inode, cookie, now = core.new_inode(), core.new_cookie(), core.clock.now()
         repository = Repository(
-            RepositoryId(inode), name, acknowledgement, copies_min, retention_class, encrypted=encrypted
+            RepositoryId(inode),
+            name,
+            acknowledgement,
+            copies_min,
+            retention_class,
+            versions_kept_seconds,
+            tripwire,
+            tripwire_per_minute,
+            encrypted=encrypted,
         )
         _check_rules(repository)
         with core.change() as change:
@@ -64,30 +76,50 @@ class Repositories:
             repositories.put(change.tx, repository)
             change.event(EventKind.CREATED, inode, NO_VERSION, ROOT, raw)
         core.repositories[repository.id] = repository
+        core.repositories_changed()
         self._finish(raw)
         return repository
 
-    def set(self, repository: Repository) -> Repository:
-        """Replace the rules of the repository with that id; its name stays, and whether it is encrypted.
+    def set(self, repository: Repository, *, reset_tripwire: bool = False) -> Repository:
+        """Replace the rules of the repository with that id; its name stays, and where it stands.
 
-        Raises NotFound, InvalidArgument.
+        Whether it is encrypted stays too. With *reset_tripwire* the tripwire was not touched. Raises NotFound,
+        InvalidArgument.
         """
         core = self._core
         known = self.get(repository.id)
-        repository = dataclasses.replace(repository, name=known.name, encrypted=known.encrypted)
+        standing = {name: getattr(known, name) for name in repositories.STANDING}
+        if reset_tripwire:
+            standing |= {"tripped_ns": 0, "tripped_why": ""}
+        repository = dataclasses.replace(repository, name=known.name, encrypted=known.encrypted, **standing)
         _check_rules(repository)
         with core.change() as change:
-            repositories.put(change.tx, repository)
-            change.event(EventKind.ATTRIBUTES, Inode(repository.id), NO_VERSION)
+            put_rules(change, repository)
         core.repositories[repository.id] = repository
+        core.repositories_changed()
         core.engine.sync(core.engine.position)
         return repository
 
+    def save_tripped(self) -> None:
+        """Write down whose tripwire was touched. Raises NoSpace."""
+        core = self._core
+        if not core.tripped or core.failure is not None:
+            return
+        with core.change() as change:
+            for number in core.tripped:
+                if number in core.repositories:
+                    put_rules(change, core.repositories[number])
+        core.tripped.clear()
+
     def remove(self, number: RepositoryId) -> None:
-        """Remove an empty repository. Raises NotFound, DirectoryNotEmpty."""
-        raw = self.get(number).name.encode("utf-8", "surrogateescape")
+        """Remove an empty repository. Raises NotFound, DirectoryNotEmpty, Busy."""
+        found = self.get(number)
+        if found.limbo or found.rolling_to_ns:
+            raise Busy(what=f"Repository {found.name}", why="what was rolled back there is still being copied")
+        raw = found.name.encode("utf-8", "surrogateescape")
         self._names.remove_directory(ROOT, raw)
         del self._core.repositories[number]
+        self._core.repositories_changed()
         self._finish(raw)
 
     def get(self, number: RepositoryId) -> Repository:
@@ -115,6 +147,12 @@ class Repositories:
         core.watcher.attributes_changed(ROOT)
 
 
+def put_rules(change: Change, repository: Repository) -> None:
+    """Store a repository's rules and where it stands, and say so."""
+    repositories.put(change.tx, repository)
+    change.event(EventKind.ATTRIBUTES, Inode(repository.id), NO_VERSION)
+
+
 def _check_rules(repository: Repository) -> None:
     if not 1 <= repository.copies_min <= COPIES_MAX:
         raise InvalidArgument(why=f"copies_min is 1 to {COPIES_MAX}, not {repository.copies_min}")
@@ -123,3 +161,9 @@ def _check_rules(repository: Repository) -> None:
             raise InvalidArgument(why=f"a recall budget is 0 (none) to {RECALL_MAX} a day, not {limit}")
     if not 0 <= repository.retention_class <= RETENTION_CLASS_MAX:
         raise InvalidArgument(why=f"retention_class is 0 to {RETENTION_CLASS_MAX}, not {repository.retention_class}")
+    if not 0 <= repository.versions_kept_seconds <= KEPT_SECONDS_MAX:
+        raise InvalidArgument(
+            why=f"versions_kept_seconds is 0 to {KEPT_SECONDS_MAX}, not {repository.versions_kept_seconds}"
+        )
+    if repository.tripwire_per_minute < 1:
+        raise InvalidArgument(why=f"tripwire_per_minute is 1 or more, not {repository.tripwire_per_minute}")

@@ -17,9 +17,10 @@ from vnafs.domain.errors import Damaged, InvalidArgument, NotFound, Superseded
 from vnafs.domain.events import EventKind, seal_detail
 from vnafs.domain.files import Candidate, FileFacts, FileState, Proposal, Seal, Verdict, may_advance
 from vnafs.domain.ids import ROOT, Inode, Version
+from vnafs.fs import history
 from vnafs.fs.core import Change, Core
 from vnafs.fs.removal import log_missing, make_stub
-from vnafs.index import entries, keys, meta
+from vnafs.index import entries, keys, meta, returned
 from vnafs.index.inodes import InodeRow
 from vnafs.local.spool import is_plain, local_error
 
@@ -61,7 +62,7 @@ class Tiering:
         inode = proposal.inode
         row = self._found(change, inode, proposal.version)
         if row is None:
-            return Verdict.GONE
+            return history.settle_kept(change, proposal)
         if not may_advance(row.state, proposal.state):
             return Verdict.ILLEGAL
         if row.state is proposal.state:
@@ -238,6 +239,12 @@ class Tiering:
                 if row is not None and row.state is candidate.state and row.due == candidate.due:
                     change.set(candidate.inode, row._replace(due=due))
 
+    def heard(self, versions: Sequence[tuple[Inode, Version]]) -> None:
+        """The store has noted the uses of these versions, which came back from kept ones. May be repeated."""
+        with self._core.change() as change:
+            for inode, version in versions:
+                returned.remove(change.tx, inode, version)
+
     def supersede(self, why: str) -> None:
         """From now on, and after restarts, clients may read and change nothing. Raises StorageFailed."""
         core = self._core
@@ -267,7 +274,8 @@ class Tiering:
         version = row.version
         if row.state is not FileState.OPEN:
             version = Version(version + 1)
-            change.event(EventKind.VERSION, inode, version, detail=seal_detail(row.seal))
+            is_noted = history.keep_version(change, inode, row, self._core.clock.now(), is_last=False)
+            change.event(EventKind.VERSION, inode, version, detail=0 if is_noted else seal_detail(row.seal))
         local = self._core.spool.stat(inode, row.version)
         before = row.before if row.seal is None else row.seal.sha256
         row = row._replace(

@@ -32,6 +32,10 @@ class Invalidations(Watcher):
         self._entries: dict[tuple[Inode, bytes], None] = {}
         self._demand = trio.Event()
 
+    def is_behind(self) -> bool:
+        """See Watcher."""
+        return len(self._inodes) + len(self._entries) > NOTICES_MAX // 4
+
     def attributes_changed(self, inode: Inode) -> None:
         """See Watcher."""
         self._inodes.setdefault(inode, True)

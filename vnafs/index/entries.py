@@ -18,8 +18,12 @@ from vnafs.index.engine import Reader, Transaction, prefix_stop
 
 _HEAD = struct.Struct(">BQ")  # record version in the upper four bits, type in the lower ones; inode
 _HEAD_BYTES = _HEAD.size
+_SINCE = struct.Struct(">q")
 _RECORD_VERSION = 1
+_WITH_SINCE = 2
+"""An E record that says since when; most names have been their inode's from its birth on, which costs no byte."""
 _VERSION_BITS = _RECORD_VERSION << 4
+_WITH_SINCE_BITS = _WITH_SINCE << 4
 _make = tuple.__new__
 COOKIE_FIRST = 16
 """Smaller cookies stand for `.` and `..`."""
@@ -32,14 +36,17 @@ class Entry(NamedTuple):
     cookie: int
     kind: int
     """The type bits of the mode, shifted down: DT_REG, DT_DIR … of readdir(3)."""
+    since_ns: int = 0
+    """When this name came to lead there, nanoseconds since 1970 UTC; 0: with the inode's birth, or not known."""
 
     @property
     def is_directory(self) -> bool:
         """Whether the name is a directory's."""
-        return self.kind == _DIRECTORY
+        return self.kind == DIRECTORY
 
 
-_DIRECTORY = stat.S_IFDIR >> 12
+DIRECTORY = stat.S_IFDIR >> 12
+"""The kind of a directory."""
 
 
 class Place(NamedTuple):
@@ -64,15 +71,24 @@ def find(reader: Reader, parent: Inode, name: bytes) -> Entry | None:
 
 def decode(value: bytes) -> Entry:
     """What an E row says. Raises FormatUnknown, Damaged."""
-    kind, inode = _head(value)
-    return Entry(inode, int.from_bytes(value[_HEAD_BYTES:], "big"), kind)
+    kind, inode = _head(value, _WITH_SINCE)
+    if value[0] >> 4 != _WITH_SINCE:
+        return Entry(inode, int.from_bytes(value[_HEAD_BYTES:], "big"), kind)
+    try:
+        (since,) = _SINCE.unpack_from(value, _HEAD_BYTES)
+    except struct.error as error:
+        raise Damaged(what="an entry record") from error
+    return Entry(inode, int.from_bytes(value[_HEAD_BYTES + _SINCE.size :], "big"), kind, since)
 
 
 def put(tx: Transaction, parent: Inode, name: bytes, entry: Entry) -> None:
     """Add a name that is not there; its cookie is new."""
     head = _HEAD.pack(_VERSION_BITS | entry.kind, entry.inode)
     cookie = entry.cookie
-    tx.put(keys.entry(parent, name), head + cookie.to_bytes((cookie.bit_length() + 7) >> 3, "big"))
+    known = head
+    if entry.since_ns:
+        known = _HEAD.pack(_WITH_SINCE_BITS | entry.kind, entry.inode) + _SINCE.pack(entry.since_ns)
+    tx.put(keys.entry(parent, name), known + cookie.to_bytes((cookie.bit_length() + 7) >> 3, "big"))
     tx.put(keys.cookie(parent, cookie), head + name)
 
 
@@ -104,11 +120,11 @@ def is_empty(reader: Reader, parent: Inode) -> bool:
     return next(listing(reader, parent), None) is None
 
 
-def _head(value: bytes) -> tuple[int, Inode]:
+def _head(value: bytes, newest: int = _RECORD_VERSION) -> tuple[int, Inode]:
     try:
         mixed, inode = _HEAD.unpack_from(value)
     except struct.error as error:
         raise Damaged(what="an entry record") from error
-    if mixed >> 4 != _RECORD_VERSION:
-        raise FormatUnknown(what="an entry record", found=mixed >> 4, known=_RECORD_VERSION)
+    if not _RECORD_VERSION <= mixed >> 4 <= newest:
+        raise FormatUnknown(what="an entry record", found=mixed >> 4, known=newest)
     return mixed & 0x0F, Inode(inode)

@@ -17,6 +17,11 @@ Namespace environment (sole writer: mount)
 | O inode8             | nothing                   | no name left, still open: purged at last close or next start     |
 | D inode8 version8    | nothing                   | local bytes whose row is gone: removed after that commit         |
 | R inode8             | repository record         | the repository whose top directory this is                       |
+| A parent8 name 0 ended8 | past name              | what a name led to before; `vnafs.index.past`                    |
+| V inode8 version8    | past version              | what an inode was before                                         |
+| B repository8 ended8 inode8 | keys               | the A and V rows that are removed once they were kept long enough |
+| U inode8 version8    | repository, SHA-256       | came back from a kept version; the store has not heard of it yet |
+| J repository8 kind1 inode8 | see `rollbacks`     | how far a rollback is                                            |
 | F seq8               | event                     | the feed                                                         |
 
 Store environment (sole writer: tierd)
@@ -203,6 +208,97 @@ def repository(number: RepositoryId) -> bytes:
 
 
 REPOSITORIES = b"R"
+
+
+def past_name(parent: Inode, name: bytes, ended_ns: int) -> bytes:
+    """A: one name as it was until a moment."""
+    return past_names_of(parent, name) + _U64.pack(ended_ns)
+
+
+def past_name_of(key: bytes) -> tuple[Inode, bytes, int]:
+    """The parent, name and end of an A row."""
+    return Inode(int.from_bytes(key[1:9], "big")), key[9:-9], int.from_bytes(key[-8:], "big")
+
+
+def past_names_of(parent: Inode, name: bytes) -> bytes:
+    """A: prefix of the past of one name, oldest first; no name has a NUL."""
+    return _one(b"A", parent) + name + b"\0"
+
+
+def past_names(parent: Inode) -> bytes:
+    """A: prefix of the past of all names in a directory, in byte order."""
+    return _one(b"A", parent)
+
+
+PAST_NAMES = b"A"
+
+
+def past_version(number: Inode, version: Version) -> bytes:
+    """V: one version that is over."""
+    return _TWO.pack(b"V", number, version)
+
+
+def past_version_of(key: bytes) -> tuple[Inode, Version]:
+    """The inode and version of a V row."""
+    _, number, version = _TWO.unpack(key)
+    return Inode(number), Version(version)
+
+
+def past_versions(number: Inode) -> bytes:
+    """V: prefix of all versions of an inode that are over, oldest first."""
+    return _one(b"V", number)
+
+
+PAST_VERSIONS = b"V"
+
+
+def ending(number: RepositoryId, ended_ns: int, file: Inode) -> bytes:
+    """B: rows of the past that ended at one moment."""
+    return _THREE.pack(b"B", number, ended_ns, file)
+
+
+def ending_of(key: bytes) -> tuple[RepositoryId, int, Inode]:
+    """The parts of a B row."""
+    _, number, ended_ns, file = _THREE.unpack(key)
+    return RepositoryId(number), ended_ns, Inode(file)
+
+
+ENDINGS = b"B"
+
+
+def returned(number: Inode, version: Version) -> bytes:
+    """U: one version that came back."""
+    return _TWO.pack(b"U", number, version)
+
+
+def returned_of(key: bytes) -> tuple[Inode, Version]:
+    """The inode and version of a U row."""
+    _, number, version = _TWO.unpack(key)
+    return Inode(number), Version(version)
+
+
+RETURNED = b"U"
+
+
+class Rolling(enum.IntEnum):
+    """What a J row tells."""
+
+    FOLDER = 1
+    """A directory whose names are to be made what they were."""
+    MADE = 2
+    """What an inode of the past came back as."""
+    COUNTS = 3
+
+
+def rolling(number: RepositoryId, kind: Rolling, file: Inode = Inode(0)) -> bytes:
+    """J: one thing that a rollback remembers."""
+    return rollings(number, kind) + _U64.pack(file)
+
+
+def rollings(number: RepositoryId, kind: Rolling) -> bytes:
+    """J: prefix of all that a rollback remembers of one kind."""
+    return _one(b"J", number) + bytes([kind])
+
 
 # -- store ---------------------------------------------------------------------------------------------------
 

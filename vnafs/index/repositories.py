@@ -11,16 +11,24 @@ from collections.abc import Iterator
 
 from vnafs.domain.errors import FormatUnknown
 from vnafs.domain.ids import RepositoryId
-from vnafs.domain.repositories import Acknowledgement, Repository
+from vnafs.domain.repositories import (
+    TRIPWIRE_PER_MINUTE,
+    VERSIONS_KEPT_SECONDS,
+    Acknowledgement,
+    OnTrip,
+    Repository,
+)
 from vnafs.index import keys
 from vnafs.index.engine import Reader, Transaction, prefix_stop
 
 _RECORD_VERSION = 1
+STANDING = ("rolling_to_ns", "rolling_since_ns", "limbo", "tripped_ns", "tripped_why")
+"""Fields that are no rules; written only where they say something."""
 
 
 def put(tx: Transaction, repository: Repository) -> None:
     """Store a repository's rules, new or changed."""
-    body = {
+    body: dict[str, object] = {
         "name": repository.name,
         "acknowledgement": repository.acknowledgement.value,
         "copies_min": repository.copies_min,
@@ -28,7 +36,11 @@ def put(tx: Transaction, repository: Repository) -> None:
         "encrypted": repository.encrypted,
         "recall_bytes_per_day": repository.recall_bytes_per_day,
         "recall_requests_per_day": repository.recall_requests_per_day,
+        "versions_kept_seconds": repository.versions_kept_seconds,
+        "tripwire": repository.tripwire.value,
+        "tripwire_per_minute": repository.tripwire_per_minute,
     }
+    body |= {name: getattr(repository, name) for name in STANDING if getattr(repository, name)}
     tx.put(keys.repository(repository.id), bytes([_RECORD_VERSION]) + json.dumps(body).encode())
 
 
@@ -59,7 +71,11 @@ def _decode(number: RepositoryId, record: bytes) -> Repository:
         Acknowledgement(body["acknowledgement"]),
         body["copies_min"],
         body["retention_class"],
+        body.get("versions_kept_seconds", VERSIONS_KEPT_SECONDS),
+        OnTrip(body.get("tripwire", OnTrip.ALERT.value)),
+        body.get("tripwire_per_minute", TRIPWIRE_PER_MINUTE),
         encrypted=bool(body.get("encrypted", False)),
         recall_bytes_per_day=body.get("recall_bytes_per_day", 0),  # older records have none
         recall_requests_per_day=body.get("recall_requests_per_day", 0),
+        **{name: body[name] for name in STANDING if name in body},
     )

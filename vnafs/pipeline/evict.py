@@ -30,6 +30,7 @@ MISSING = Decision(yes=False, why="there is no such file any more")
 WHY = {
     Verdict.BUSY: "somebody has it open",
     Verdict.GONE: "it was changed or removed meanwhile",
+    Verdict.KEPT: "it was changed or removed meanwhile",
     Verdict.CHANGED: "its local bytes are not those that were copied; it is copied again",
     Verdict.ILLEGAL: "its state changed meanwhile",
 }

@@ -12,10 +12,12 @@ from vnafs.domain.clock import Instant
 from vnafs.domain.errors import NotFound
 from vnafs.domain.events import Event
 from vnafs.domain.files import Candidate, FileFacts, FileState
-from vnafs.domain.ids import ROOT, Inode, RepositoryId
+from vnafs.domain.ids import ROOT, Inode, RepositoryId, Version
 from vnafs.domain.repositories import Repository
 from vnafs.index import entries, feeds, inodes, keys, queue, repositories, xattrs
 from vnafs.index.engine import Engine, Reader
+from vnafs.index.past import PastVersion, find_version
+from vnafs.index.returned import Returned, some
 
 PATH_DEPTH_MAX = 4096
 ANY_TIME = Instant(keys.DUE_NEVER - 1)
@@ -64,6 +66,16 @@ class Namespace:
         """One inode's row. Raises NotFound."""
         with self._engine.read() as reader:
             return _row(reader, inode)
+
+    def past(self, inode: Inode, version: Version) -> PastVersion | None:
+        """A version that is over and remembered."""
+        with self._engine.read() as reader:
+            return find_version(reader, inode, version)
+
+    def returned(self, limit: int) -> list[Returned]:
+        """Versions that came back from kept ones and whose uses are not noted yet."""
+        with self._engine.read() as reader:
+            return some(reader, limit)
 
     def described(self, inode: Inode) -> Described:
         """One file with what a pack says of it. Raises NotFound."""

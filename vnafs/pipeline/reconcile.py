@@ -57,7 +57,7 @@ class Reconciler:
             after: Candidate | None = None
             while batch := self._namespace.waiting(state, limit=ROWS_AT_ONCE, after=after):
                 after = batch[-1]
-                found = (self._standing(candidate.inode, candidate.version) for candidate in batch)
+                found = (self.standing(candidate.inode, candidate.version) for candidate in batch)
                 self._propose([proposal for proposal in found if proposal is not None and proposal.state is not state])
                 yield
         local = self._shelf.local_packs()
@@ -66,7 +66,7 @@ class Reconciler:
                 self._shelf.release(number)
             yield
 
-    def _standing(self, inode: Inode, version: Version) -> Proposal | None:
+    def standing(self, inode: Inode, version: Version) -> Proposal | None:
         """The state a version with local bytes should be in; None when nothing can be said of it."""
         try:
             facts = self._namespace.facts(inode)

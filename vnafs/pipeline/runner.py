@@ -47,6 +47,7 @@ from vnafs.pipeline.recall import Recaller
 from vnafs.pipeline.reconcile import Reconciler
 from vnafs.pipeline.record import Recorder
 from vnafs.pipeline.replicate import Replicator
+from vnafs.pipeline.returned import ReturnedFiles
 from vnafs.pipeline.room import Room
 from vnafs.pipeline.seal import Gone, Later, reading
 from vnafs.pipeline.settings import Destination, TieringSettings
@@ -131,6 +132,9 @@ class Tiering:
         self._proposer = Proposer(tree, heed=self._heed, dropped=self._dropped, clock=clock)
         self._reconciler = Reconciler(store, namespace, self.shelf, propose=self._proposer.add)
         self._uses = Uses(store, namespace)
+        self._returned = ReturnedFiles(
+            store, namespace, tree, clock, standing=self._reconciler.standing, propose=self._proposer.add
+        )
         self._condemner = Condemner(
             store, namespace, tree, self.shelf, local_path, gone=self._contents_gone, clock=clock, faults=faults
         )
@@ -330,6 +334,7 @@ class Tiering:
             log.warning("reconcile.later", extra={"why": str(problem)})
             self._reconciler.ask()
         self._uses.step()
+        self._returned.step()
 
     def _filling_bytes(self) -> int:
         return self.packer.filling_bytes()

@@ -49,6 +49,10 @@ class Tree(Protocol):
         """Give rows that are still in place a new due time."""
         ...
 
+    def heard(self, versions: Sequence[tuple[Inode, Version]]) -> None:
+        """The uses of these versions, which came back from kept ones, are noted for good."""
+        ...
+
     def supersede(self, why: str) -> None:
         """Targets have gone on without this index: let clients read, and change nothing, also after a restart."""
         ...

@@ -5,6 +5,9 @@ that ended names the first bytes of its hash, which lead to the content. What th
 a row and the tree's answer, a cursor that fell behind the trimmed feed) a sweep over all uses finds: one at each
 start, a few rows at a time. Contents that nobody uses stay; collecting them is somebody else's decision.
 
+A version that is over and remembered (`vnafs.index.past`) keeps its use until it is forgotten. So whoever wants to
+remove a content asks `is_named`, which looks at its uses alone.
+
 One thread calls `step`; `refused` may be called from any.
 """
 
@@ -20,6 +23,7 @@ from vnafs.domain.files import Proposal
 from vnafs.domain.ids import ContentNumber, Inode, Sha256, Version
 from vnafs.index import contents, feeds, keys, unreadable
 from vnafs.index.engine import Engine, Reader
+from vnafs.index.inodes import InodeRow
 from vnafs.pipeline.held import is_unreadable
 from vnafs.pipeline.namespace import Namespace
 
@@ -44,7 +48,7 @@ class Uses:
         self._sweep_from: Use | None = (ContentNumber(0), Inode(0), Version(0))
         """None when no sweep is under way."""
         self._undecided: collections.deque[Use] = collections.deque(maxlen=UNDECIDED_MAX)
-        """Of versions that are open, so that it is not settled which bytes they will be sealed with."""
+        """Of versions that were refused, or are open: it is not settled which bytes they will be sealed with."""
         with store.read() as reader:
             self._cursor = self._stored = feeds.cursor_of(reader, FOLLOWER)
 
@@ -57,14 +61,13 @@ class Uses:
             return False
 
     def refused(self, proposals: Iterable[Proposal]) -> None:
-        """The tree says of these that they are not, or not any more, what was packed for them."""
+        """The tree said of these that they are not, or not any more, what was packed for them.
+
+        It may have taken the same for true a moment later, so the rows decide.
+        """
         ended = [(p.inode, p.version, p.content[:8]) for p in proposals if p.content is not None]
         with self._store.read() as reader:
-            gone = list(_uses(reader, ended))
-        try:
-            self._drop(gone)
-        except NoSpace as problem:  # the next sweep finds them
-            log.warning("uses.later", extra={"why": str(problem)})
+            self._undecided.extend(_uses(reader, ended))
 
     def _follow(self) -> bool:
         try:
@@ -124,12 +127,16 @@ class Uses:
         gone = []
         for use, sha256 in uses:
             _, inode, version = use
+            row: InodeRow | None
             try:
                 row = self._namespace.row(inode)
             except NotFound:
-                gone.append(use)
-                continue
-            if row.version > version or (row.seal is not None and row.version == version and row.seal.sha256 != sha256):
+                row = None
+            if row is None or row.version > version:
+                past = self._namespace.past(inode, version)
+                if past is None or past.row.seal is None or past.row.seal.sha256 != sha256:
+                    gone.append(use)
+            elif row.seal is not None and row.version == version and row.seal.sha256 != sha256:
                 gone.append(use)
             elif row.seal is None:
                 self._undecided.append(use)
@@ -148,13 +155,39 @@ class Uses:
             self._cursor = self._stored = cursor
 
 
+def is_named(reader: Reader, namespace: Namespace, number: ContentNumber) -> bool:
+    """Whether any file or kept version may have this content. *reader* is a view of the store.
+
+    Ask after a barrier of the tree (`Tree.fold`) and what it knew then is true; a version that comes back later comes
+    from one that is kept now.
+    """
+    content = contents.get(reader, number)
+    if content is None:
+        return False
+    if namespace.returned(1):
+        return True  # of some version the use is not noted yet
+    for inode, version in contents.uses(reader, number):
+        past = namespace.past(inode, version)
+        if past is not None and past.row.seal is not None and past.row.seal.sha256 == content.sha256:
+            return True
+        try:
+            row = namespace.row(inode)
+        except NotFound:
+            continue
+        if row.version == version and (row.seal is None or row.seal.sha256 == content.sha256):
+            return True
+        if row.before == content.sha256:
+            return True
+    return False
+
+
 def _ended(event: Event) -> tuple[Inode, Version, bytes] | None:
     """The version that an event says is no more, with the first bytes of its hash; None if it was never sealed."""
     if not event.detail:
         return None
     if event.kind is EventKind.VERSION:
         return event.inode, Version(event.version - 1), event.detail.to_bytes(8, "big")
-    if event.kind is EventKind.REMOVED:
+    if event.kind in {EventKind.REMOVED, EventKind.VERSION_EXPIRED}:
         return event.inode, event.version, event.detail.to_bytes(8, "big")
     return None
 

@@ -1,6 +1,7 @@
 """What a manifest carries of the index, and which rows of it changed since a cursor.
 
-Carried are the rows that cannot be derived from others: inodes, entries, links, extended attributes and repositories;
+Carried are the rows that cannot be derived from others: inodes, entries, links, extended attributes, repositories and
+what names and versions were before;
 packs, contents, pieces and protections; some named values. Feeds tell where to look, the rows are read as they are
 now, all in one view: so what is written is a state that the index was in. Knows no object and no target.
 """
@@ -11,11 +12,12 @@ from collections.abc import Iterable, Iterator
 
 from vnafs.content.manifest import NAMESPACE, STORE, Operation, Row
 from vnafs.domain.events import Event, EventKind
-from vnafs.domain.ids import ContentNumber, Inode, PackNumber, PieceNumber
+from vnafs.domain.ids import ContentNumber, Inode, PackNumber, PieceNumber, Version
 from vnafs.index import keys, meta, packs
+from vnafs.index import past as past_rows
 from vnafs.index.engine import Reader, prefix_stop
 
-NAMESPACE_TABLES = (b"E", b"I", b"L", b"R", b"X")
+NAMESPACE_TABLES = (b"A", b"E", b"I", b"L", b"R", b"V", b"X")
 """In key order."""
 STORE_TABLES = (b"C", b"K", b"P", b"W")
 META_NAMES = (meta.ARCHIVE_ID, meta.COOKIE_RANGE, meta.EPOCH, meta.INODE_RANGE)
@@ -29,7 +31,11 @@ def of_namespace(reader: Reader, events: Iterable[Event]) -> Iterator[Row]:
     """The rows that the events speak of, each once."""
     inodes: dict[Inode, bool] = {}
     names: dict[tuple[Inode, bytes], None] = {}
+    past: dict[bytes, None] = {}
     for event in events:
+        past.update(dict.fromkeys(_past_keys(event)))
+        if event.kind is EventKind.NAME_EXPIRED:
+            continue
         inodes[event.inode] = inodes.get(event.inode, False) or event.kind not in _ONLY_BYTES
         if event.kind in _OF_NAMES:
             names[event.parent, event.name] = None
@@ -40,15 +46,35 @@ def of_namespace(reader: Reader, events: Iterable[Event]) -> Iterator[Row]:
         if inodes[inode]:
             prefix = keys.xattrs(inode)
             yield Row(Operation.DELETE_PREFIX, NAMESPACE + prefix)
-            if row.operation is Operation.PUT:
+            if row.operation is Operation.PUT or _has_last_version(reader, inode):
                 yield from _rows(reader, NAMESPACE, prefix, prefix_stop(prefix))
                 target = reader.get(keys.symlink(inode))
                 if target is not None:
                     yield Row(Operation.PUT, NAMESPACE + keys.symlink(inode), bytes(target))
+                elif row.operation is Operation.DELETE:
+                    yield Row(Operation.DELETE, NAMESPACE + keys.symlink(inode))
             else:
                 yield Row(Operation.DELETE, NAMESPACE + keys.symlink(inode))
     for parent, name in sorted(names):
         yield _row(reader, NAMESPACE, keys.entry(parent, name))
+    for key in sorted(past):
+        yield _row(reader, NAMESPACE, key)
+
+
+def _past_keys(event: Event) -> Iterator[bytes]:
+    """The rows of the past that an event speaks of, whether they are there or not."""
+    match event.kind:
+        case EventKind.UNNAMED | EventKind.NAME_EXPIRED if event.detail:
+            yield keys.past_name(event.parent, event.name, event.detail)
+        case EventKind.VERSION:
+            yield keys.past_version(event.inode, Version(event.version - 1))
+        case EventKind.REMOVED | EventKind.VERSION_EXPIRED | EventKind.KEPT:
+            yield keys.past_version(event.inode, event.version)
+
+
+def _has_last_version(reader: Reader, inode: Inode) -> bool:
+    last = past_rows.last_version(reader, inode)
+    return last is not None and last.is_last
 
 
 def of_store(reader: Reader, events: Iterable[Event]) -> Iterator[Row]:

@@ -25,7 +25,17 @@ from vnafs.domain.clock import Clock
 from vnafs.domain.copies import CopyState
 from vnafs.domain.errors import Damaged, FormatUnknown, KeyMissing, NotFound, ObjectMissing
 from vnafs.domain.files import FileState, Fingerprint, Seal
-from vnafs.domain.ids import ROOT, ContentNumber, Inode, ObjectName, PackNumber, Sha256, TargetName, pack_object_name
+from vnafs.domain.ids import (
+    ROOT,
+    ContentNumber,
+    Inode,
+    ObjectName,
+    PackNumber,
+    RepositoryId,
+    Sha256,
+    TargetName,
+    pack_object_name,
+)
 from vnafs.domain.recipes import EMPTY
 from vnafs.index import (
     condemned,
@@ -36,9 +46,12 @@ from vnafs.index import (
     keys,
     meta,
     packs,
+    past,
     pieces,
     protections,
     recount,
+    repositories,
+    rollbacks,
     targets,
     unreadable,
 )
@@ -233,6 +246,7 @@ def rebuild(
         store, there, report, targets.TargetRow(TARGET_NUMBER, name(report.configuration), url), clock, progress
     )
     _settle_namespace(namespace, store, missing, report, progress)
+    _settle_past(namespace, store, progress)
     with store.write() as tx:
         # the next segment follows whatever is there, and begins with a snapshot
         set_position(tx, Position(number=report.head))
@@ -240,6 +254,10 @@ def rebuild(
         recount.correct(tx)
     epoch = head_of(target, report.archive).epoch  # also of what could not be used
     with namespace.write() as tx:
+        for repository in repositories.every(tx):
+            if repository.rolling_to_ns:  # goes on from the top: what is right already is found to be so
+                top = Inode(repository.id)
+                rollbacks.put_folder(tx, repository.id, rollbacks.Folder(top, top))
         meta.set_int(tx, meta.EPOCH, max(epoch, meta.get_int(tx, meta.EPOCH) or 0) + 1)
         meta.remove(tx, meta.SUPERSEDED)
     for engine in (namespace, store):
@@ -452,13 +470,48 @@ def _settle_namespace(
         progress("settling files", done, None)
 
 
+def _settle_past(namespace: Engine, store: Engine, progress: Progress) -> None:
+    """The rows that say when the past is over, and the uses of the contents it names."""
+    after, stop, done = keys.PAST_VERSIONS, prefix_stop(keys.PAST_VERSIONS), 0
+    while True:
+        with namespace.read() as reader:
+            batch = [(bytes(k), bytes(v)) for k, v in itertools.islice(reader.scan(after, stop), ROWS_AT_ONCE)]
+        if not batch:
+            break
+        after = batch[-1][0] + b"\0"
+        with store.write() as kept, namespace.write() as tx:
+            for key, value in batch:
+                found = past.decode_version(key, value)
+                past.add_endings(tx, found.row.repository, found.ended_ns, found.inode, key)
+                seal = found.row.seal
+                content = None if seal is None else contents.find(kept, seal.sha256, found.row.repository)
+                if content is not None:
+                    contents.add_use(kept, content.number, found.inode, found.version)
+        done += len(batch)
+        progress("settling kept versions", done, None)
+    _each(namespace, keys.PAST_NAMES, _settle_past_name, "past names", progress)
+
+
+def _settle_past_name(tx: Transaction, key: bytes, value: bytes) -> None:
+    found = past.decode_name(key, value)
+    row = inodes.find(tx, found.parent)
+    if row is None:
+        above = past.last_version(tx, found.parent)
+        row = None if above is None else above.row
+    # of a directory that is not remembered itself: over at once
+    repository = RepositoryId(0) if row is None else row.repository
+    past.add_endings(tx, repository, found.ended_ns, found.inode, key)
+
+
 def _settle_inode(
     tx: Transaction, store: Transaction, number: Inode, row: InodeRow, missing: set[PackNumber], report: Report
 ) -> None:
     if not row.nlink and number != ROOT:
         inodes.delete(tx, number)
-        for name, _ in list(tx.scan(keys.xattrs(number), prefix_stop(keys.xattrs(number)))):
-            tx.delete(name)
+        last = past.last_version(tx, number)
+        if last is None or not last.is_last:
+            for name, _ in list(tx.scan(keys.xattrs(number), prefix_stop(keys.xattrs(number)))):
+                tx.delete(name)
         return
     if not stat.S_ISREG(row.mode):
         return
