@@ -83,7 +83,8 @@ class AsOf:
         self._core = core
         self._nodes: collections.OrderedDict[Inode, Node] = collections.OrderedDict()
         self._numbers: dict[Node, Inode] = {}
-        self._next = BASE
+        self._next = Inode(BASE + core.clock.now())
+        """Later than what any process before gave: an NFS client may still hold a number of one that is gone."""
         self._listings: collections.OrderedDict[Inode, list[bytes]] = collections.OrderedDict()
 
     # -- what it is -----------------------------------------------------------------------------------------

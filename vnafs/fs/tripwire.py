@@ -29,6 +29,8 @@ class _Window:
     half: int
     now: collections.Counter[Harm] = dataclasses.field(default_factory=collections.Counter)
     before: collections.Counter[Harm] = dataclasses.field(default_factory=collections.Counter)
+    total: int = 0
+    """Of both."""
 
 
 class Tripwire:
@@ -45,9 +47,10 @@ class Tripwire:
         if window is None or half > window.half + 1:
             window = self._windows[repository.id] = _Window(half)
         elif half > window.half:
-            window = self._windows[repository.id] = _Window(half, before=window.now)
+            window = self._windows[repository.id] = _Window(half, before=window.now, total=window.now.total())
         window.now[harm] += 1
-        if window.now.total() + window.before.total() <= repository.tripwire_per_minute:
+        window.total += 1
+        if window.total <= repository.tripwire_per_minute:
             return ""
         counts = window.now + window.before
         del self._windows[repository.id]
