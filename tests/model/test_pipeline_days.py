@@ -159,7 +159,7 @@ def test_a_pack_that_a_target_never_takes_holds_up_no_other(world: World) -> Non
     world.verify_all()
     assert world.transfers_waiting()
     world.write(b"new", os.urandom(2_000))
-    pass_time(world, 60)
+    pass_time(world, QUIET_SECONDS + 12 + 1.25 * BACKOFF_SECONDS_MAX)  # a whole target's worst pause at that moment
     assert world.stored(A).keys() == world.stored(B).keys() - {poisoned}
     world.targets[A].forgive()
     pass_time(world, 2 * BACKOFF_SECONDS_MAX)
