@@ -53,11 +53,15 @@ class Fault:
 class Proxy:
     """One listening proxy in front of *upstream* (`http://host:port`), on any port or on the one of a closed proxy."""
 
-    def __init__(self, upstream: str, *, checks_sha256: bool = False, port: int = 0) -> None:
+    def __init__(
+        self, upstream: str, *, checks_sha256: bool = False, port: int = 0, delay_seconds: float = 0.0
+    ) -> None:
         parts = urlsplit(upstream)
         self.upstream = (parts.hostname or "127.0.0.1", parts.port or 80)
         self.checks_sha256 = checks_sha256
         """Refuse a body that is not what its x-amz-checksum-sha256 says, as Amazon does and test servers do not."""
+        self.delay_seconds = delay_seconds
+        """Before every request is forwarded: a server that is far away."""
         self._faults: list[Fault] = []
         self._lock = threading.Lock()
         self.requests: list[str] = []
@@ -101,9 +105,9 @@ class Proxy:
 
 
 @contextlib.contextmanager
-def proxy(upstream: str, *, checks_sha256: bool = False) -> Iterator[Proxy]:
+def proxy(upstream: str, *, checks_sha256: bool = False, delay_seconds: float = 0.0) -> Iterator[Proxy]:
     """A proxy for the length of the block."""
-    found = Proxy(upstream, checks_sha256=checks_sha256)
+    found = Proxy(upstream, checks_sha256=checks_sha256, delay_seconds=delay_seconds)
     try:
         yield found
     finally:
@@ -167,8 +171,8 @@ class _Connection(socketserver.BaseRequestHandler):
         start, headers = _read_head(client)
         method, path, _version = start.split(" ", 2)
         fault = self.server.owner._next_fault(method, path)
-        if fault.delay_seconds:
-            time.sleep(fault.delay_seconds)
+        if delay_seconds := fault.delay_seconds + self.server.owner.delay_seconds:
+            time.sleep(delay_seconds)
         if headers.pop("expect", "").lower() == "100-continue":
             self.request.sendall(b"HTTP/1.1 100 Continue\r\n\r\n")
         if fault.answer:
