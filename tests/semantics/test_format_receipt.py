@@ -1,4 +1,4 @@
-"""FORMAT.md's third part, executed: receipts are checked as the document says, by other means than ours."""
+"""FORMAT.md's fourth part, executed: receipts are checked as the document says, by other means than ours."""
 
 import base64
 import dataclasses

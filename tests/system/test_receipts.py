@@ -80,6 +80,16 @@ def test_a_receipt_says_what_is_verified_where_and_is_checked_without_the_archiv
         assert verify(tmp_path / name, "--key", key)["receipt"] == said
 
 
+def test_an_encrypted_archive_gives_receipts_of_the_same_hashes(tmp_path):
+    words = ("--encryption", "on", "--recovery-key", str(tmp_path / "paper.txt"))
+    with an_archive(tmp_path, None, *words, settings=SETTINGS) as archive:
+        (archive.share / "f").write_bytes(b"f" * 5000)
+        _, said = receipt(archive, archive.share / "f")
+        assert said["files"][0]["sha256"] == hashlib.sha256(b"f" * 5000).hexdigest()
+        key = public_key(archive)
+    verify(tmp_path / "out.json", "--key", key)
+
+
 def test_what_is_not_verified_at_this_moment_is_not_safe(tmp_path):
     """Open; fewer copies than asked for; and a file of which all is well beside them: each says for itself."""
     targets = {"one": f"file://{tmp_path}/one", "two": f"file://{tmp_path}/two"}

@@ -1,6 +1,6 @@
 """What a receipt says: custody of some files at one moment, as plain values that are signed as they are.
 
-FORMAT.md, part 3, describes every member. Knows no key, no index and no target.
+FORMAT.md, part 4, describes every member. Knows no key, no index and no target.
 """
 
 from __future__ import annotations
