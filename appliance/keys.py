@@ -14,6 +14,7 @@ from vnafs.domain.errors import AlreadyExists, ConfigurationInvalid, KeyWrong, N
 from vnafs.local import keyfile
 
 RANDOM_BYTES = 32
+SECRET_BYTES_MIN = 16
 FRESH = ".new"
 """Added to the key file's name while the keyring is about to change; whichever of the two opens it counts."""
 
@@ -76,6 +77,7 @@ def make(
             os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
             write_new(path, new_secret(), key="encryption.key_file")
         master = keyring.secret_of(keyfile.read_secret(path, key="encryption.key_file"))
+        _require_long(master, path)
         unlocked = keyring.made(archive, _now(), master=master, recovery=recovery, entropy=os.urandom)
         keyfile.save(configuration.folder("keys"), unlocked.encode())
     except BaseException:
@@ -83,6 +85,25 @@ def make(
             os.unlink(recovery_file)
         raise
     return unlocked
+
+
+def _require_long(master: bytes, path: str) -> None:
+    if len(master) < SECRET_BYTES_MIN:
+        raise ConfigurationInvalid(
+            file="(arguments)",
+            key="--key-file",
+            value=repr(path),
+            why=f"its passphrase has {len(master)} bytes, and everybody who reads a target may guess it",
+            fix=f"Choose one of {SECRET_BYTES_MIN} or more, or let one be made",
+        )
+
+
+def forget(configuration: Configuration) -> None:
+    """Remove the keyring that an `init` left which did not come to its end, and the key file it made."""
+    folder = configuration.folder("keys")
+    for name in (keyfile.KEYRING, keyfile.MASTER):
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(os.path.join(folder, name))
 
 
 def settle(configuration: Configuration, unlocked: keyring.Unlocked) -> None:

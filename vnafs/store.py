@@ -18,8 +18,10 @@ An archive is one folder:
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import functools
 import os
+import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
@@ -48,6 +50,7 @@ if TYPE_CHECKING:
     from vnafs.upkeep.manifests import Manifests
     from vnafs.upkeep.scrub import Scrub, ScrubSettings
 
+DRILL = "drill-"
 FOLDERS = ("namespace", "spool", "store", "packs", "staging", "cache", "frozen", "manifests", "keys", "run")
 
 
@@ -89,11 +92,28 @@ def open_to_fill(archive: str) -> tuple[LmdbEngine, LmdbEngine]:
     return namespace, open_store(archive)
 
 
+def sweep(base: str) -> None:
+    """Remove what drills left that were killed; of one that still runs nothing is touched."""
+    for entry in os.scandir(base):
+        if entry.name.startswith(DRILL) and entry.is_dir(follow_symlinks=False):
+            descriptor = os.open(entry.path, os.O_RDONLY | os.O_DIRECTORY)
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                shutil.rmtree(entry.path, ignore_errors=True)
+            except BlockingIOError:
+                continue
+            finally:
+                os.close(descriptor)
+
+
 @contextlib.contextmanager
 def scratch(base: str) -> Iterator[tuple[tuple[LmdbEngine, LmdbEngine], tuple[str, str]]]:
     """Two empty environments, and folders for staged files and fetched packs; all gone in the end."""
     os.makedirs(base, mode=0o700, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix="drill-", dir=base) as place:
+    with tempfile.TemporaryDirectory(prefix=DRILL, dir=base) as place, contextlib.ExitStack() as stack:
+        descriptor = os.open(place, os.O_RDONLY | os.O_DIRECTORY)
+        stack.callback(os.close, descriptor)
+        fcntl.flock(descriptor, fcntl.LOCK_EX)  # goes with this process, however that ends
         engines = open_to_fill(place)
         try:
             yield engines, (folder(place, "staging"), folder(place, "cache"))

@@ -7,6 +7,7 @@ import os
 from collections.abc import Mapping
 
 import tomlkit
+from tomlkit.items import AoT
 
 from appliance import config, keys, system
 from appliance.cli.console import Console
@@ -46,23 +47,14 @@ def init(args: argparse.Namespace, console: Console) -> int:
         document.add(tomlkit.comment(line))
     document.add("version", tomlkit.item(1))
     document.add("mount", tomlkit.item(os.path.abspath(args.mount)))
-    found = tomlkit.aot()
-    for text in args.target or []:
-        name, separator, url = text.partition("=")
-        if not separator:
-            raise ConfigurationInvalid(
-                file="(arguments)", key="--target", value=text, why="is not NAME=URL", fix="For example a=file:///srv/a"
-            )
-        parse_address(url, file="(arguments)", key="--target")
-        table = tomlkit.table()
-        table.update({"name": name, "url": url})
-        found.append(table)
+    found = _targets(args.target or [])
     if found:
         document.add("target", found)
     if encrypted and args.key_file:
         document.add("encryption", tomlkit.item({"key_file": os.path.abspath(args.key_file)}))
     configuration = config.parse(document.unwrap(), archive=archive, file=file)
     os.makedirs(archive, mode=0o700, exist_ok=True)
+    keys.forget(configuration)  # of an attempt that was cut short: nothing was written with them
     archive_store.make(archive)
     engine = archive_store.open_namespace(archive)
     try:
@@ -113,6 +105,22 @@ def init(args: argparse.Namespace, console: Console) -> int:
 
     console.result(answer, show)
     return 0
+
+
+def _targets(texts: list[str]) -> AoT:
+    """NAME=URL of each. Raises ConfigurationInvalid."""
+    found = tomlkit.aot()
+    for text in texts:
+        name, separator, url = text.partition("=")
+        if not separator:
+            raise ConfigurationInvalid(
+                file="(arguments)", key="--target", value=text, why="is not NAME=URL", fix="For example a=file:///srv/a"
+            )
+        parse_address(url, file="(arguments)", key="--target")
+        table = tomlkit.table()
+        table.update({"name": name, "url": url})
+        found.append(table)
+    return found
 
 
 def write(file: str, document: tomlkit.TOMLDocument) -> None:

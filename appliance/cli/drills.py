@@ -7,8 +7,9 @@ import contextlib
 import dataclasses
 import os
 import random
+import signal
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from appliance.cli import asking as surroundings
 from appliance.cli.console import age, printable, size
@@ -16,7 +17,16 @@ from appliance.config import Configuration
 from vnafs import store as archive_store
 from vnafs.content import keyring
 from vnafs.domain.clock import NANOSECONDS, SystemClock
-from vnafs.domain.errors import DaemonUnreachable, Damaged, KeyMissing, NoSpace, NotFound, Refused
+from vnafs.domain.errors import (
+    DaemonUnreachable,
+    Damaged,
+    KeyMissing,
+    NoSpace,
+    NotFound,
+    Refused,
+    TargetError,
+    VnaError,
+)
 from vnafs.domain.faults import NoFaults
 from vnafs.domain.ids import TargetName
 from vnafs.index.drills import every as drills_held
@@ -31,10 +41,15 @@ if TYPE_CHECKING:
     from vnafs.upkeep.drill import Drill
 
 SCRATCH = "drill"
+EXIT_STOPPED = 143
+"""128 and SIGTERM, as shells say it."""
 
 
 def drill(args: argparse.Namespace, asking: surroundings.Asking) -> int:
     """Hold one on each target, or on one. Raises NotFound, Refused, KeyMissing, KeyWrong, what a target raises."""
+    from vnafs.upkeep import drill as work  # noqa: PLC0415 - loads what no other command needs
+
+    signal.signal(signal.SIGTERM, _stop)  # what is in the scratch folder goes, whoever ends us
     configuration = asking.configuration
     chosen = [row for row in configuration.targets if args.target in {"", row.name}]
     if args.due:
@@ -49,8 +64,16 @@ def drill(args: argparse.Namespace, asking: surroundings.Asking) -> int:
             address, file=row.credentials_file, environ=asking.environ, key="target.credentials_file"
         )
         target = open_target(TargetName(row.name), address, credentials, SystemClock())
+        began, expected = SystemClock().now(), _sent(row.name, asking)
         with contextlib.closing(target):
-            found = _held(target, args, asking)
+            try:
+                found = _held(target, args, asking)
+            except VnaError as problem:
+                if not isinstance(problem, Damaged | NotFound | TargetError) and not args.due:
+                    raise  # nothing is known of the target: the key is missing, the disk is full
+                found = work.Drill(row.name, began, problems=[str(problem)])
+        if found.number < expected and not found.problems:
+            found.problems.append(f"it has segments up to {found.number}, and {expected} were sent to it")
         passed &= found.passed
         held.append({**dataclasses.asdict(found), "passed": found.passed})
         with contextlib.suppress(DaemonUnreachable):  # it may be held beside an archive that does not run
@@ -62,6 +85,20 @@ def drill(args: argparse.Namespace, asking: surroundings.Asking) -> int:
 
     asking.console.result(held, show)
     return 0 if passed else Damaged.exit_code
+
+
+def _stop(*_: object) -> NoReturn:
+    raise SystemExit(EXIT_STOPPED)
+
+
+def _sent(name: str, asking: surroundings.Asking) -> int:
+    """The last segment that the target is known to have; 0 where nobody can say."""
+    try:
+        status = asking.tierd().call("tiering.status")
+    except DaemonUnreachable:
+        return 0
+    row = status["manifests"]["targets"].get(name)
+    return 0 if row is None else int(row["number"])
 
 
 def _is_due(name: str, configuration: Configuration) -> bool:
@@ -82,6 +119,7 @@ def _held(target: Target, args: argparse.Namespace, asking: surroundings.Asking)
     files_max = configuration.drill.files if args.files is None else args.files
     base = args.scratch or os.path.join(configuration.archive, SCRATCH)
     _require_room(configuration, base)
+    archive_store.sweep(base)
     key_ring = _keys(target, args.key or configuration.drill.key_file)
     live = archive_store.read_namespace(configuration.archive)
     try:
@@ -115,6 +153,8 @@ def _keys(target: Target, key_file: str) -> Keys | None:
     from vnafs.pipeline.keys import Keys, unlocked_from  # noqa: PLC0415 - loads a crypto library
 
     if not any(target.list(keyring.KEYRINGS)):
+        if key_file:
+            raise Damaged(what=f"The keyring on target {target.name}, which is not there and")
         return None
     if not key_file:
         raise KeyMissing(what="This archive", why="name a file with its recovery key with --key or [drill] key_file")

@@ -55,20 +55,25 @@ def renew(args: argparse.Namespace, asking: Asking) -> int:
     recovery = os.urandom(keyring.RECOVERY_BYTES)
     recovery_file, path = os.path.abspath(args.recovery_key), keys.key_file(configuration)
     master = keys.new_secret()
+    keys.secret(configuration, asking.environ)  # settles a change that was cut short
     keys.write_new(recovery_file, keyring.recovery_text(recovery), key="--recovery-key")
+    is_asked = False
     try:
         ask = asking.console.asker()
         if ask is not None:
             keys.confirm(recovery, recovery_file, ask)
         with contextlib.suppress(FileNotFoundError):
-            os.unlink(f"{path}{keys.FRESH}")  # of a change that never came to pass: the daemons run without it
+            os.unlink(f"{path}{keys.FRESH}")  # of a change that never came to pass: it opens nothing
         keys.write_new(f"{path}{keys.FRESH}", master, key="encryption.key_file")
+        is_asked = True
         answer = asking.tierd().call(
             "keys.renew", master=keyring.secret_of(master.encode()).hex(), recovery=recovery.hex()
         )
     except BaseException:
         if _opens(configuration.folder("keys"), recovery):  # the answer was lost, not the change
             os.replace(f"{path}{keys.FRESH}", path)
+        elif is_asked:
+            asking.console.say(f"The keys may be renewed still: keep both, and try `vna key check {recovery_file}`.")
         else:
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(recovery_file)
@@ -77,8 +82,8 @@ def renew(args: argparse.Namespace, asking: Asking) -> int:
     asking.console.result(
         answer,
         lambda: asking.console.say(
-            f"The recovery key is now in {recovery_file}; the one before opens nothing that is written from now on. "
-            "What was written before stays readable with it for whoever has a copy of an older keyring."
+            f"The recovery key is now in {recovery_file}; the one before opens nothing that is packed from now on. "
+            "What was packed before stays readable with it: older keyrings stay on the targets."
         ),
     )
     return 0

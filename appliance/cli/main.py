@@ -164,6 +164,7 @@ def _worst_day(command: Command) -> None:
     restore.add_argument("--mount", required=True, metavar="PATH", help="where the tree will be mounted")
     restore.add_argument("--credentials-file", default="", metavar="FILE")
     restore.add_argument("--key", default="", metavar="FILE", help="with the recovery key of an encrypted archive")
+    restore.add_argument("--older-key", action="store_true", help="although the keys were renewed after this one")
     restore.add_argument("--no-serve", dest="serve", action="store_false", help="rebuild only")
     drill = command("drill", "rehearse the worst day: restore into scratch, compare, read files back", drills.drill)
     drill.add_argument("--target", default="", metavar="NAME", help="instead of each in turn")

@@ -93,7 +93,7 @@ def _restore(
 ) -> int:
     from vnafs.upkeep import restore as work  # noqa: PLC0415 - no other command needs it
 
-    unlocked = _unlocked(source, args.key)
+    unlocked = _unlocked(source, args.key, may_be_older=args.older_key)
     secrets = None if unlocked is None else work.secrets_of(unlocked)
     _choose(
         work.configuration(source, secrets), args, archive
@@ -181,13 +181,18 @@ def _restore(
     return Damaged.exit_code if report.problems or report.without_bytes else 0
 
 
-def _unlocked(source: Target, key_file: str) -> Unlocked | None:
+def _unlocked(source: Target, key_file: str, *, may_be_older: bool) -> Unlocked | None:
     """The keys of what is on a target; None where nothing is encrypted. Raises KeyMissing, KeyWrong."""
     if not any(source.list(keyring.KEYRINGS)):
+        if key_file:
+            raise Refused(
+                what="Restoring", why="there is no keyring on this target: nothing is encrypted, or it was removed"
+            )
         return None
     if not key_file:
         raise KeyMissing(what="What is on this target", why="name a file that holds its recovery key with --key")
-    return unlocked_from(source, keyring.secret_of(keyfile.read_secret(key_file, key="--key")))
+    secret = keyring.secret_of(keyfile.read_secret(key_file, key="--key"))
+    return unlocked_from(source, secret, may_be_older=may_be_older)
 
 
 def _document(

@@ -131,7 +131,21 @@ class BadTarget(FaultyTarget):
     def put(self, name: ObjectName, body: Body) -> Evidence:
         if name == self._poisoned:
             raise TargetRefused(target=self.name, why="scripted: not this one")
-        return super().put(name, body)
+        found = super().put(name, body)
+        with body.open() as file:
+            self._require_key(name, file.read(176))
+        return found
+
+    def _require_key(self, name: ObjectName, head: bytes) -> None:
+        """Nothing encrypted is on a target that has not the keyring for it (FORMAT.md, C-5)."""
+        at = {"packs": (72, 80), "manifests": (136, 144)}.get(name.split("/")[0])
+        if at is None or not int.from_bytes(head[at[0] : at[0] + 2], "little"):
+            return
+        known = set()
+        for ring in self._inner.list("keys/"):
+            with contextlib.suppress(Damaged):
+                known |= {key.id for key in keyring.decode(b"".join(self._inner.get(ring))).keys}
+        assert head[at[1] : at[1] + 16] in known, f"{name} came before its key"
 
     def evidence(self, name: ObjectName) -> Evidence:
         found = super().evidence(name)

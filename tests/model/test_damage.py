@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import random
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -101,9 +100,6 @@ class Damaged:
         world.clock.advance(max(PERIOD_SECONDS, AGAIN_SECONDS) + 1)
         world.scrub._files_not_before = world.scrub._packs_not_before = world.scrub._manifests_not_before = 0.0
         world.scrub_all()
-        if world.tiering.keys is not None:
-            for target in (A, B):
-                self.until(lambda target=target: world.tiering.keys.bring(world.targets[target], CAPABILITIES(world)))
         self.settle()
         world.scrub_all()  # local bytes that waited for their copies
         assert world.stored(A) == world.stored(B)
@@ -112,24 +108,9 @@ class Damaged:
         for name, data in self.expected.items():
             assert world.read(name) == data, name
 
-    def until(self, work: Callable[[], object]) -> None:
-        """Damage is told once, and the next attempt finds what is missing."""
-        for _ in range(3):
-            try:
-                work()
-            except Exception as problem:
-                why = problem
-            else:
-                return
-        raise why
-
     def some_evicted(self) -> None:
         for name in self.dice.sample(sorted(self.expected), FILES // 2):
             self.world.evict(name)
-
-
-def CAPABILITIES(world: Scrubbed):  # noqa: N802 - a constant of the memory target
-    return next(iter(world.tiering.replicators())).capabilities()
 
 
 def damage(home: Path, seed: int, hits: int) -> Damaged:

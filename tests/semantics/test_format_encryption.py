@@ -25,6 +25,7 @@ from cryptography.hazmat.primitives.keywrap import InvalidUnwrap, aes_key_unwrap
 from tests.semantics.test_format import DOCUMENT, ENTRY, HEADER, RECORD, Pack
 from tests.semantics.test_format_manifest import HEADER as MANIFEST_HEADER
 from vnafs.content import crypt, keyring, manifest, packfile
+from vnafs.content.crypt import Part
 from vnafs.content.manifest import Header, Kind, Operation, Row
 from vnafs.content.packfile import FileHints, PackHeader, PackReader, PackWriter
 from vnafs.domain import errors
@@ -126,9 +127,9 @@ def data_key(ring: keyring.Unlocked, head: bytes, fields: dict) -> bytes:
     return unwrapped(key, "data keys, 1", fields["wrapped_key"].bytes_in(head)[:40])
 
 
-def part(key: bytes, data: bytes, offset: int, length: int, about: bytes) -> bytes:
+def part(key: bytes, kind: int, data: bytes, offset: int, length: int, about: bytes) -> bytes:
     """One part of an object, decrypted as the document says."""
-    return AESGCM(key).decrypt(bytes(4) + struct.pack("<Q", offset), data[offset : offset + length], about)
+    return AESGCM(key).decrypt(struct.pack("<IQ", kind, offset), data[offset : offset + length], about)
 
 
 # -- keys --------------------------------------------------------------------------------------------------------------
@@ -251,17 +252,17 @@ def test_c6_every_part_of_a_pack_opens_by_the_document_alone(pack: Pack, ring: k
     head, about = pack.header, HEADER["pack_id"].bytes_in(pack.header)
     key = data_key(ring, head, HEADER)
     at, stored = pack.footer_number("catalogue_offset"), pack.footer_number("catalogue_stored_bytes")
-    frame = part(key, pack.data, at, stored, about)
+    frame = part(key, 3, pack.data, at, stored, about)
     assert zstandard.frame_content_size(frame) == pack.footer_number("catalogue_raw_bytes")
     lines = [json.loads(line) for line in zstandard.ZstdDecompressor().decompress(frame).splitlines()]
     assert lines[-1]["path"] == "secret-repository/MUELLER^ANNA.dcm"
     (recipe,) = (line for line in lines if line["kind"] == "recipe")
-    record = part(key, pack.data, recipe["offset"], recipe["length"], about)
+    record = part(key, 2, pack.data, recipe["offset"], recipe["length"], about)
     assert RECORD["record_bytes"].number_in(record) == len(record) == recipe["length"] - 16
     entry = record[56 : 56 + 56]
     offset, length = ENTRY["offset"].number_in(entry), ENTRY["stored_bytes"].number_in(entry)
     assert length == len(PLAIN) + 16
-    assert part(key, pack.data, offset, length, about) == PLAIN
+    assert part(key, 1, pack.data, offset, length, about) == PLAIN
 
 
 def segment(keys: manifest.Keys | None, number: int = 7) -> bytes:
@@ -275,7 +276,7 @@ def test_c6_a_manifest_object_opens_by_the_document_alone(ring: keyring.Unlocked
     body = data[384:]
     assert MANIFEST_HEADER["body_stored_bytes"].number_in(data) == len(body)
     assert MANIFEST_HEADER["body_sha256"].bytes_in(data) == hashlib.sha256(body).digest()
-    frame = AESGCM(key).decrypt(bytes(12), body, data[:88])
+    frame = AESGCM(key).decrypt(struct.pack("<IQ", 4, 0), body, data[:88])
     assert zstandard.ZstdDecompressor().decompress(frame) == zstandard.ZstdDecompressor().decompress(
         segment(None)[384:]
     )
@@ -328,9 +329,11 @@ def test_c8_changed_moved_and_foreign_bytes_are_never_given(tmp_path: Path, ring
         with pytest.raises(errors.Damaged):
             everything(reader, span)
     with pytest.raises(errors.Damaged):  # moved
-        cipher.open(300, data[256 : 256 + len(PLAIN) + 16])
+        cipher.open(Part.PIECE, 300, data[256 : 256 + len(PLAIN) + 16])
+    with pytest.raises(errors.Damaged):  # passed off as something else
+        cipher.open(Part.CATALOGUE, 256, data[256 : 256 + len(PLAIN) + 16])
     with pytest.raises(errors.Damaged):  # of another pack
-        keys.cipher(envelope, PackId(b"z" * 16)).open(256, data[256 : 256 + len(PLAIN) + 16])
+        keys.cipher(envelope, PackId(b"z" * 16)).open(Part.PIECE, 256, data[256 : 256 + len(PLAIN) + 16])
 
 
 def test_c8_a_manifest_object_without_the_key_is_not_taken(ring: keyring.Unlocked) -> None:
@@ -363,7 +366,7 @@ def test_c9_an_object_without_its_key_says_no_name_and_no_hash(pack: Pack, ring:
     ):
         assert secret not in data
     with pytest.raises(InvalidTag):
-        part(bytes(32), pack.data, 256, len(PLAIN) + 16, HEADER["pack_id"].bytes_in(pack.header))
+        part(bytes(32), 1, pack.data, 256, len(PLAIN) + 16, HEADER["pack_id"].bytes_in(pack.header))
 
 
 def test_the_documents_words_name_every_promise() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -45,6 +46,10 @@ def test_a_whole_archive_passes_and_its_status_says_when(tmp_path: Path, encrypt
         (archive.share / "new").write_bytes(b"new since")
         held = the_drill(archive, *(("--key", paper) if encrypted else ()))
         assert held["passed"] is True
+        assert held["files"] <= len(expected) + 1
+        sent(archive)
+        held = the_drill(archive, *(("--key", paper) if encrypted else ()))
+        assert (held["passed"], held["on_their_way"], held["files"]) == (True, 0, len(expected) + 1)
         assert not list((archive.archive / "drill").iterdir()), "nothing is left of it"
         assert the_due(archive) == []
 
@@ -81,6 +86,34 @@ def test_damage_on_a_target_fails_it(tmp_path: Path) -> None:
         pack.unlink()
         held = the_drill(archive, check=4)
         assert held["unreadable"] > 0
+
+
+def test_a_target_that_was_put_back_to_an_earlier_state_fails_it(tmp_path: Path) -> None:
+    with an_archive(tmp_path, settings=SETTINGS) as archive:
+        fill(archive.share)
+        sent(archive)
+        shutil.copytree(tmp_path / "one", tmp_path / "before")
+        (archive.share / "newer").write_bytes(b"newer " * 9000)
+        sent(archive)
+        archive.vna("evict", archive.share / "newer")
+        sent(archive)
+        assert the_drill(archive)["passed"] is True
+        shutil.rmtree(tmp_path / "one")
+        (tmp_path / "before").rename(tmp_path / "one")
+        held = the_drill(archive, check=4)
+        assert held["problems"]
+        assert archive.vna("status")["drills"][-1]["passed"] is False
+
+
+def test_a_target_without_its_keyring_fails_it(tmp_path: Path) -> None:
+    paper = tmp_path / "paper.txt"
+    words = ("--encryption", "on", "--recovery-key", str(paper))
+    with an_archive(tmp_path, None, *words, settings=SETTINGS) as archive:
+        fill(archive.share)
+        sent(archive)
+        shutil.rmtree(tmp_path / "one" / "keys")
+        held = the_drill(archive, "--key", paper, check=4)
+        assert "keyring" in held["problems"][0]
 
 
 def test_an_index_that_differs_from_what_the_target_tells_fails_it(tmp_path: Path) -> None:

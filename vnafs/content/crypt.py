@@ -1,15 +1,16 @@
 """Encryption of packs and manifest objects: AES-256-GCM under a data key for each object (FORMAT.md, "Encryption").
 
-A data key encrypts one object and nothing else, and each part of it once, at its own offset, which is the nonce: no
-counter has to survive anything. A reverted disk, or a random generator that repeats itself, cannot make two objects
-share a data key: a pack's is mixed from its id and time of birth too, a manifest object's follows from all it says.
-Pure functions over bytes and keys; any thread. Keys are never shown by `repr`. The crypto library is loaded by the
-first use: mount and most commands never need its 9 MB.
+A data key encrypts one object and nothing else, and each part of it once: what kind of part it is and its offset are
+the nonce, so no counter has to survive anything, and no part passes for another one. A reverted disk, or a random
+generator that repeats itself, cannot make two objects share a data key: a pack's is mixed from its id and time of birth
+too, a manifest object's follows from all it says. Pure functions over bytes and keys; any thread. Keys are never shown
+by `repr`. The crypto library is loaded by the first use: mount and most commands never need its 9 MB.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import enum
 import hashlib
 import hmac
 import struct
@@ -27,9 +28,18 @@ WRAPPED_BYTES = KEY_BYTES + 8
 TAG_BYTES = 16
 """What encryption adds to each part."""
 
-_NONCE = struct.Struct("<4xQ")
+_NONCE = struct.Struct("<IQ")
 _WRAPS = b"vnafs: wraps data keys, 1"
 _MANIFESTS = b"vnafs: data keys of manifest objects, 1"
+
+
+class Part(enum.IntEnum):
+    """What is encrypted. The numbers are part of the formats."""
+
+    PIECE = 1
+    RECIPE = 2
+    CATALOGUE = 3
+    MANIFEST = 4
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -53,16 +63,16 @@ class Cipher:
         self._gcm = AESGCM(data_key)
         self._about = about
 
-    def seal(self, offset: int, plain: Buffer) -> bytes:
+    def seal(self, part: Part, offset: int, plain: Buffer) -> bytes:
         """The bytes to store at *offset*, TAG_BYTES more than *plain*. Never call it twice for one offset."""
-        return self._gcm.encrypt(_NONCE.pack(offset), plain, self._about)
+        return self._gcm.encrypt(_NONCE.pack(part, offset), plain, self._about)
 
-    def open(self, offset: int, stored: Buffer) -> bytes:
-        """What was sealed at *offset*. Raises Damaged unless it is exactly that."""
+    def open(self, part: Part, offset: int, stored: Buffer) -> bytes:
+        """What was sealed at *offset* as such a part. Raises Damaged unless it is exactly that."""
         from cryptography.exceptions import InvalidTag  # noqa: PLC0415
 
         try:
-            return self._gcm.decrypt(_NONCE.pack(offset), stored, self._about)
+            return self._gcm.decrypt(_NONCE.pack(part, offset), stored, self._about)
         except (InvalidTag, ValueError) as problem:
             raise errors.Damaged(what="something encrypted") from problem
 
@@ -107,9 +117,9 @@ def seal_manifest(key: Key, head: bytes, body: bytes) -> tuple[Envelope, bytes]:
     synthetic nonce): without the key nobody can tell what was hashed, and different bodies never share a data key.
     """
     data_key = hmac.digest(derived(key.secret, _MANIFESTS), hashlib.sha256(head + body).digest(), "sha256")
-    return Envelope(key.id, wrap(key.secret, data_key, _WRAPS)), Cipher(data_key, head).seal(0, body)
+    return Envelope(key.id, wrap(key.secret, data_key, _WRAPS)), Cipher(data_key, head).seal(Part.MANIFEST, 0, body)
 
 
 def open_manifest(key: Key, envelope: Envelope, head: bytes, body: Buffer) -> bytes:
     """The body of a manifest object. Raises Damaged."""
-    return Cipher(unwrap(key.secret, envelope.wrapped, _WRAPS), head).open(0, body)
+    return Cipher(unwrap(key.secret, envelope.wrapped, _WRAPS), head).open(Part.MANIFEST, 0, body)

@@ -43,8 +43,9 @@ _CHECK_BYTES = 5
 _GROUP = 5
 _SCRYPT = {"n": 1 << 15, "r": 8, "p": 1}
 """32 MiB and a tenth of a second for each guess (RFC 7914)."""
-_SCRYPT_MEMORY_BYTES_MAX = 1 << 30
+_SCRYPT_MEMORY_BYTES_MAX = 256 * 1024 * 1024
 """A keyring that asks for more is not one of ours."""
+NUMBER_MAX = 1 << 62
 _ROOT = b"vnafs: wraps the root key, 1"
 _KEYS = b"vnafs: wraps keys of repositories, 1"
 _GUARD = b"vnafs: guards the keyring, 1"
@@ -186,7 +187,7 @@ def unlock(data: bytes, secret: bytes) -> Unlocked:
     for slot in keyring.slots:
         try:
             root = crypt.unwrap(_stretched(slot, secret), slot.wrapped, _ROOT)
-        except errors.Damaged:
+        except (errors.Damaged, ValueError):  # another secret's, or parameters that no scrypt takes
             continue
         return dataclasses.replace(_guarded(keyring, document, root), opened_by=slot.takes)
     raise errors.KeyWrong(what=f"keyring {keyring.number} of archive {keyring.archive.hex()}")
@@ -324,13 +325,15 @@ def _decode(data: bytes) -> tuple[Keyring, dict[str, Any]]:
             for entry in document["keys"]
         )
         archive, number = bytes.fromhex(document["archive"]), int(document["number"])
+        if not 0 < number < NUMBER_MAX:
+            raise errors.Damaged(what="a keyring")
         return Keyring(archive, number, Instant(int(document["created_ns"])), slots, keys), document
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as problem:
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as problem:
         raise errors.Damaged(what="a keyring") from problem
 
 
 def _slot_of(entry: dict[str, Any]) -> Slot:
     n, r, p = int(entry["n"]), int(entry["r"]), int(entry["p"])
-    if min(n, r, p) < 1 or n & (n - 1) or 128 * n * r * p > _SCRYPT_MEMORY_BYTES_MAX:
+    if n < 2 or min(r, p) < 1 or n & (n - 1) or 128 * n * r * p > _SCRYPT_MEMORY_BYTES_MAX:
         raise ValueError("not parameters of scrypt")
     return Slot(str(entry["takes"]), bytes.fromhex(entry["salt"]), bytes.fromhex(entry["wrapped"]), n, r, p)

@@ -21,7 +21,7 @@ import xxhash
 
 from vnafs.content import catalogue, codecs, recipe
 from vnafs.content.catalogue import Catalogue, FileEntry, FileHints, PackHeader, RecipeEntry
-from vnafs.content.crypt import AES_256_GCM, TAG_BYTES, WRAPPED_BYTES, Cipher
+from vnafs.content.crypt import AES_256_GCM, TAG_BYTES, WRAPPED_BYTES, Cipher, Part
 from vnafs.content.source import Buffer
 from vnafs.domain import errors
 from vnafs.domain.clock import Instant
@@ -245,7 +245,7 @@ class PackWriter:
         """Store one encoded piece; *sha256* is of its raw bytes."""
         if not 0 < len(stored) <= raw_bytes <= PIECE_BYTES_MAX:
             raise errors.InvalidArgument(why=f"a piece of {raw_bytes} bytes stored in {len(stored)} is none")
-        stored = self._sealed(stored)
+        stored = self._sealed(Part.PIECE, stored)
         piece = PieceRef(self.id, self._offset, len(stored), raw_bytes, codec, kind, sha256)
         self._body(stored)
         self._pieces += 1
@@ -258,7 +258,7 @@ class PackWriter:
             raise errors.InvalidArgument(why="a recipe that is in the pack already, or does not add up")
         if len(content.pieces) > recipe.PIECES_MAX:
             raise errors.FileTooBig(limit_bytes=recipe.PIECES_MAX * PIECE_BYTES_MAX)
-        record = self._sealed(recipe.encode_recipe(content, self.id))
+        record = self._sealed(Part.RECIPE, recipe.encode_recipe(content, self.id))
         span = Span(self._offset, len(record))
         self._body(record)
         self._recipes.add(content.sha256)
@@ -275,7 +275,7 @@ class PackWriter:
     def close(self) -> ClosedPack:
         """Finish the pack and put it on stable storage."""
         bodies = self._offset - HEADER_BYTES
-        stored = self._sealed(catalogue.pressed(self._lines))
+        stored = self._sealed(Part.CATALOGUE, catalogue.pressed(self._lines))
         offset = self._offset
         self._append(stored)
         footer = Footer(
@@ -321,9 +321,9 @@ class PackWriter:
         except OSError as error:
             raise _translated(error, "removing an unfinished pack") from error
 
-    def _sealed(self, data: bytes) -> bytes:
+    def _sealed(self, part: Part, data: bytes) -> bytes:
         """As it is stored at the offset that is next; what follows must store it there."""
-        return data if self._cipher is None else self._cipher.seal(self._offset, data)
+        return data if self._cipher is None else self._cipher.seal(part, self._offset, data)
 
     def _note(self, line: bytes) -> None:
         self._lines.append(line)
@@ -383,7 +383,7 @@ class PackReader:
             stored = self._read(footer.catalogue_offset, footer.catalogue_stored_bytes)
         if xxhash.xxh3_64_intdigest(stored) != footer.catalogue_xxh3:
             raise errors.Damaged(what=f"the catalogue of pack {self._pack.hex()}")
-        stored = _opened(self._cipher, footer.catalogue_offset, stored)
+        stored = _opened(self._cipher, Part.CATALOGUE, footer.catalogue_offset, stored)
         found = catalogue.read_catalogue(stored, footer.catalogue_raw_bytes, self._pack)
         if (len(found.pieces), len(found.recipes), len(found.files)) != (footer.pieces, footer.recipes, footer.files):
             raise errors.Damaged(what=f"the catalogue of pack {self._pack.hex()}")
@@ -410,18 +410,18 @@ class PackReader:
         return data
 
 
-def _opened(cipher: Cipher | None, offset: int, stored: Buffer) -> bytes:
-    return bytes(stored) if cipher is None else cipher.open(offset, stored)
+def _opened(cipher: Cipher | None, part: Part, offset: int, stored: Buffer) -> bytes:
+    return bytes(stored) if cipher is None else cipher.open(part, offset, stored)
 
 
 def open_recipe(span: Span, stored: Buffer, pack: PackId, cipher: Cipher | None = None) -> Recipe:
     """The recipe whose stored record lies at *span* of *pack*. Raises Damaged, FormatUnknown."""
-    return recipe.decode_recipe(_opened(cipher, span.offset, stored), pack)
+    return recipe.decode_recipe(_opened(cipher, Part.RECIPE, span.offset, stored), pack)
 
 
 def open_piece(ref: PieceRef, stored: Buffer, cipher: Cipher | None = None) -> bytes:
     """The raw bytes of a piece from its stored bytes; raises Damaged unless they are the bytes that were stored."""
-    plain = stored if cipher is None else cipher.open(ref.offset, stored)
+    plain = stored if cipher is None else cipher.open(Part.PIECE, ref.offset, stored)
     raw = codecs.decode(plain, ref.codec, ref.raw_bytes)
     if hashlib.sha256(raw).digest() != ref.sha256:
         raise errors.Damaged(what=f"a piece of pack {ref.pack.hex()}")

@@ -414,9 +414,10 @@ def check_envelope(data: bytes, magic: bytes, header_bytes: int, encryption_at: 
 
 # -- keys: FORMAT.md, "Encryption" -------------------------------------------------------------------------------
 
-_SCRYPT_BYTES_MAX = 1 << 30
-Opener = Callable[[int, bytes | memoryview], bytes]
-"""Decrypts what is stored at an offset of one object. Raises Damaged."""
+_SCRYPT_BYTES_MAX = 256 * MEBIBYTE
+Opener = Callable[[int, int, bytes | memoryview], bytes]
+"""Decrypts what is stored as a kind of part at an offset of one object. Raises Damaged."""
+PIECE_PART, RECIPE_PART, CATALOGUE_PART, MANIFEST_PART = 1, 2, 3, 4
 
 
 def derived(secret: bytes, purpose: bytes) -> bytes:
@@ -442,6 +443,8 @@ class Keys:
     def __init__(self, target: Target, text: bytes) -> None:
         """Read the keyrings of *target*. *text*: what the key file says. Raises Refused when none opens."""
         self._keys: dict[bytes, bytes] = {}
+        self.repositories: set[int] = set()
+        """Those with keys: their packs are encrypted."""
         secret = recovery_secret(text.decode("ascii", "replace")) or text.rstrip(b"\r\n")
         root: bytes | None = None
         why: ExtractError = Refused("there is no keyring on the target")
@@ -450,9 +453,9 @@ class Keys:
                 document = self._document(target, name)
                 root = root or self._root(document, secret, name)
                 self._take(document, root, name)
-            except (ValueError, KeyError, TypeError, AttributeError):
+            except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError):
                 why = Damaged(f"{name} is damaged")
-            except (Damaged, Refused) as problem:
+            except (Damaged, Missing, Refused) as problem:
                 why = problem
         if root is None:
             raise why
@@ -468,7 +471,7 @@ class Keys:
     def _root(document: dict[str, Any], secret: bytes, name: str) -> bytes:
         for slot in document["slots"]:
             n, r, p = int(slot["n"]), int(slot["r"]), int(slot["p"])
-            if slot["kdf"] != "scrypt" or min(n, r, p) < 1 or 128 * n * r * p > _SCRYPT_BYTES_MAX:
+            if slot["kdf"] != "scrypt" or min(n - 1, r, p) < 1 or n & (n - 1) or 128 * n * r * p > _SCRYPT_BYTES_MAX:
                 continue
             memory = 256 * n * r * p
             salt = bytes.fromhex(slot["salt"])
@@ -484,6 +487,7 @@ class Keys:
         if not hmac.compare_digest(guard.hex(), str(document["guard"])):
             raise Damaged(f"{name} is damaged, or of another root key")
         for entry in document["keys"]:
+            self.repositories.add(int(entry["repository"]))
             wrapped = bytes.fromhex(entry["wrapped"])
             self._keys[bytes.fromhex(entry["id"])] = unwrap(root, wrapped, b"vnafs: wraps keys of repositories, 1")
 
@@ -497,9 +501,9 @@ class Keys:
             raise Refused(f"{what} is encrypted with key {envelope.key.hex()}, which no keyring has")
         data_key = unwrap(key, envelope.wrapped, b"vnafs: wraps data keys, 1")
 
-        def opened(offset: int, stored: bytes | memoryview) -> bytes:
+        def opened(part: int, offset: int, stored: bytes | memoryview) -> bytes:
             try:
-                return AESGCM(data_key).decrypt(struct.pack("<4xQ", offset), stored, about)
+                return AESGCM(data_key).decrypt(struct.pack("<IQ", part, offset), stored, about)
             except (InvalidTag, ValueError) as problem:
                 raise Damaged(f"{what} is damaged at {offset}") from problem
 
@@ -578,7 +582,7 @@ def read_manifest(data: bytes, what: str, keys: Keys | None) -> Manifest:
     if keys is not None:
         if envelope is None:
             raise Damaged(f"{what} should be encrypted and is not")  # anybody could have made it
-        body = memoryview(keys.opener(envelope, data[:88], what)(0, body))
+        body = memoryview(keys.opener(envelope, data[:88], what)(MANIFEST_PART, 0, body))
     elif envelope is not None:
         raise Refused(f"{what} is encrypted; name a file with the recovery key with --key")
     return Manifest(kind, archive, bool(more), number, created, previous, whole, inflate(body, raw, what))
@@ -740,6 +744,8 @@ def pack_opener(header: bytes, pack: bytes, keys: Keys | None) -> Opener | None:
     if header[16:32] != pack:
         raise Damaged(f"{what} is another one")
     if envelope is None:
+        if keys is not None and _U64.unpack_from(header, 48)[0] in keys.repositories:
+            raise Damaged(f"{what} should be encrypted and is not")  # anybody could have made it
         return None
     if keys is None:
         raise Refused(f"{what} is encrypted; name a file with the recovery key with --key")
@@ -773,7 +779,7 @@ def read_catalogue(target: Target, pack: bytes, size: int, keys: Keys | None) ->
     if len(data) != stored or xxhash.xxh3_64_intdigest(data) != guard:
         raise Damaged(f"the catalogue of {what} is damaged")
     if opener is not None:
-        data = opener(offset, data)
+        data = opener(CATALOGUE_PART, offset, data)
     try:
         return [json.loads(line) for line in inflate(data, raw, f"the catalogue of {what}").split(b"\n") if line]
     except ValueError as problem:
@@ -1397,10 +1403,10 @@ class Packs:
         self._known: collections.OrderedDict[bytes, tuple[bool, Opener | None]] = collections.OrderedDict()
         self._blocks: collections.OrderedDict[tuple[bytes, int], bytes] = collections.OrderedDict()
 
-    def opened(self, pack: bytes, offset: int, stored: memoryview) -> memoryview:
+    def opened(self, pack: bytes, part: int, offset: int, stored: memoryview) -> memoryview:
         """What was stored at *offset*, decrypted where it is encrypted. Raises as `read` does."""
         _, opener = self._look(pack)
-        return stored if opener is None else memoryview(opener(offset, stored))
+        return stored if opener is None else memoryview(opener(part, offset, stored))
 
     def read(self, pack: bytes, offset: int, length: int) -> memoryview:
         """Exactly these bytes, as they are stored. Raises Damaged, Missing, Refused, Unreachable."""
@@ -1449,7 +1455,7 @@ class Contents:
         if not 0 < place.length <= RECIPE_BYTES_MAX:
             raise Damaged(f"a recipe in pack {place.pack.hex()} is too long")
         stored = self._packs.read(place.pack, place.offset, place.length)
-        record = bytes(self._packs.opened(place.pack, place.offset, stored))
+        record = bytes(self._packs.opened(place.pack, RECIPE_PART, place.offset, stored))
         entries = read_recipe(record, place.pack, sha256)
         digest = hashlib.sha256()
         for group in _neighbours(entries):
@@ -1457,7 +1463,7 @@ class Contents:
             stored = self._packs.read(group[0].pack, start, group[-1].offset + group[-1].stored_bytes - start)
             for entry in group:
                 at = entry.offset - start
-                plain = self._packs.opened(entry.pack, entry.offset, stored[at : at + entry.stored_bytes])
+                plain = self._packs.opened(entry.pack, PIECE_PART, entry.offset, stored[at : at + entry.stored_bytes])
                 piece = read_piece(entry, plain)
                 digest.update(piece)
                 yield piece
@@ -1807,6 +1813,11 @@ def arguments() -> argparse.ArgumentParser:
 def keys_for(target: Target, file: str | None) -> Keys | None:
     """The keys of an encrypted archive; None for one that is not. Raises Refused, Usage."""
     if not keyrings(target):
+        if file:
+            raise Refused(
+                "there is no keyring on the target: it is not encrypted, or they were removed; without --key it "
+                "is read as one that is not"
+            )
         return None
     if not file:
         raise Refused("this archive is encrypted; name a file with its recovery key with --key")

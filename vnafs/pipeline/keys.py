@@ -18,7 +18,17 @@ from vnafs.content.keyring import Unlocked
 from vnafs.domain.clock import Clock
 from vnafs.domain.copies import Capabilities
 from vnafs.domain.envelopes import Envelope, KeyId
-from vnafs.domain.errors import Busy, Damaged, FormatUnknown, KeyMissing, KeyWrong, ObjectExists, TargetRefused
+from vnafs.domain.errors import (
+    Busy,
+    Damaged,
+    FormatUnknown,
+    KeyMissing,
+    KeyWrong,
+    ObjectArchived,
+    ObjectExists,
+    ObjectMissing,
+    TargetRefused,
+)
 from vnafs.domain.faults import Faults
 from vnafs.domain.ids import ObjectName, PackId, RepositoryId, TargetName
 from vnafs.targets.body import BytesBody
@@ -48,9 +58,8 @@ class Keys:
         self._clock = clock
         self._faults = faults
         self._lock = threading.Lock()
-        self._brought: dict[TargetName, tuple[int, float]] = {}
-        """The keyring's number, and when it was last seen there."""
-        self._turns: dict[TargetName, threading.Lock] = {}
+        self._places: dict[int, _Place] = {}
+        """By identity: another target may get a name that was used before."""
         self._use(unlocked)
 
     def _use(self, unlocked: Unlocked) -> None:
@@ -118,41 +127,65 @@ class Keys:
     def bring(self, target: Target, capabilities: Capabilities) -> None:
         """Have the newest keyring on *target*, verified now or in the last AGAIN_SECONDS.
 
-        Raises TargetError, Damaged, NoSpace, StorageFailed.
+        Raises TargetError, Damaged, NoSpace, StorageFailed; TargetRefused also when a keyring is there that another
+        root key wraps: whoever renewed the keys elsewhere has the right one.
         """
         if self._is_brought(target):
             return
         with self._lock:
-            turn = self._turns.setdefault(target.name, threading.Lock())
-        with turn:  # not under the lock: a target may take its time, and the others go on
+            turn = self._places.setdefault(id(target), _Place(target))
+        with turn.lock:  # not under the other lock: a target may take its time, and the others go on
             if self._is_brought(target):
                 return
             self._gather(target)
             with self._lock:
                 unlocked = self._unlocked
-            name, body = keyring.keyring_name(unlocked.keyring.number), BytesBody(unlocked.encode())
-            try:
-                target.put(name, body)
-                verify(target, name, body.size_bytes, body.sha256, capabilities)
-            except (ObjectExists, Damaged):
-                # one that can be read came between, and is gathered next time; else it is what became of ours
-                if self._read(target, name) is None:
-                    target.delete(name)
-                raise
+            self._put(target, unlocked, capabilities)
             self._faults.reach("keys.brought")
             with self._lock:
-                self._brought[target.name] = unlocked.keyring.number, self._clock.monotonic()
+                turn.number, turn.seen = unlocked.keyring.number, self._clock.monotonic()
+
+    def _put(self, target: Target, unlocked: Unlocked, capabilities: Capabilities) -> None:
+        name, body = keyring.keyring_name(unlocked.keyring.number), BytesBody(unlocked.encode())
+        try:
+            target.put(name, body)
+            verify(target, name, body.size_bytes, body.sha256, capabilities)
+        except (ObjectExists, Damaged):
+            try:
+                keyring.decode(_get(target, name))
+            except Damaged:  # what became of ours, by its name; a whole one is somebody's, and is gathered next time
+                target.delete(name)
+            raise
+
+    def look_again(self, target: Target, capabilities: Capabilities) -> bool:
+        """Whether the newest keyring was not whole on *target*; it is there now. Raises as `bring` does."""
+        with self._lock:
+            data, number = self._unlocked.encode(), self._unlocked.keyring.number
+        body = BytesBody(data)
+        try:
+            verify(target, keyring.keyring_name(number), body.size_bytes, body.sha256, capabilities)
+        except (ObjectMissing, Damaged):
+            with self._lock:
+                self._places.pop(id(target), None)
+            self.bring(target, capabilities)
+            return True
+        return False
+
+    def brought(self) -> dict[TargetName, int]:
+        """The number of the newest keyring that each target was seen to have."""
+        with self._lock:
+            return {place.target.name: place.number for place in self._places.values() if place.number}
 
     def _is_brought(self, target: Target) -> bool:
         with self._lock:
-            number, seen = self._brought.get(target.name, (0, 0.0))
-            return number == self._unlocked.keyring.number and self._clock.monotonic() - seen < AGAIN_SECONDS
+            place = self._places.get(id(target))
+            is_newest = place is not None and place.number == self._unlocked.keyring.number
+            return is_newest and place is not None and self._clock.monotonic() - place.seen < AGAIN_SECONDS
 
     def _gather(self, target: Target) -> None:
         """Take over the keys of every keyring there, and a number past theirs if one is not ours."""
         for name in list(target.list(keyring.KEYRINGS)):
-            number = keyring.number_in(name)
-            if number is None:
+            if keyring.number_in(name) is None:
                 continue
             theirs = self._read(target, name)
             with self._lock:
@@ -160,31 +193,45 @@ class Keys:
                 if theirs is None or theirs.keyring == ours.keyring:
                     continue
                 merged = ours.with_keys_of(theirs, self._clock.now())
-                if merged is not ours or number >= ours.keyring.number:
-                    log.warning("keys.gathered", extra={"target": target.name, "number": number})
-                    last = max(number, ours.keyring.number)
+                if merged is not ours or theirs.keyring.number >= ours.keyring.number:
+                    log.warning("keys.gathered", extra={"target": target.name, "number": theirs.keyring.number})
+                    last = max(theirs.keyring.number, ours.keyring.number)  # as guarded, not as the name says
                     self._change(merged.numbered(last + 1, self._clock.now()))
 
     def _read(self, target: Target, name: ObjectName) -> Unlocked | None:
-        """A keyring of this archive; None for one that is damaged, or wrapped by a root key of before."""
-        data = _get(target, name)
+        """A keyring that our root key opens; None for one that is damaged, or of an earlier root key.
+
+        Raises TargetRefused for one of another archive, and for one that came after ours and that we cannot open.
+        """
         with self._lock:
             ours = self._unlocked
         try:
+            data = _get(target, name)
             theirs = keyring.decode(data)
-        except (Damaged, FormatUnknown) as problem:
+        except (Damaged, FormatUnknown, ObjectArchived, ObjectMissing) as problem:
             log.warning("keys.unreadable", extra={"target": target.name, "object": name, "why": str(problem)})
             return None
         if theirs.archive != ours.keyring.archive:
             raise TargetRefused(target=target.name, why=f"it holds {name} of another archive, {theirs.archive.hex()}")
         try:
             return keyring.with_root(data, ours.root)
-        except (KeyWrong, Damaged):
-            if theirs.number > ours.keyring.number:
+        except Damaged:
+            if theirs.number >= ours.keyring.number:
                 raise TargetRefused(
-                    target=target.name, why=f"it holds {name}, which this archive's key does not open"
+                    target=target.name,
+                    why=f"it holds {name}, which our root key does not open: the keys were renewed elsewhere",
                 ) from None
             return None
+
+
+class _Place:
+    """What is known of one target in the life of this process. Holds on to it, so that its id is nobody else's."""
+
+    def __init__(self, target: Target) -> None:
+        self.target = target
+        self.lock = threading.Lock()
+        self.number = 0
+        self.seen = 0.0
 
 
 def _get(target: Target, name: ObjectName) -> bytes:
@@ -196,25 +243,40 @@ def _get(target: Target, name: ObjectName) -> bytes:
     return bytes(data)
 
 
-def unlocked_from(target: Target, secret: bytes) -> Unlocked | None:
+def unlocked_from(target: Target, secret: bytes, *, may_be_older: bool = False) -> Unlocked | None:
     """The newest keyring on a target that *secret* opens, with the keys of all that it opens; None without any there.
 
-    Raises KeyWrong when there are keyrings and none opens, TargetError.
+    Its number is that of the newest one of this archive, opened or not, so that what is made from it takes no other's
+    name. Raises KeyWrong when none opens, or when one that came later does not, unless it *may_be_older*; TargetError.
     """
     found: Unlocked | None = None
-    problem: KeyWrong | Damaged | FormatUnknown | None = None
+    problem: KeyWrong | Damaged | FormatUnknown | ObjectArchived | ObjectMissing | None = None
     numbered = ((keyring.number_in(name), name) for name in target.list(keyring.KEYRINGS))
-    for _, name in sorted(((number, name) for number, name in numbered if number is not None), reverse=True):
-        data = _get(target, name)
+    intact: list[keyring.Keyring] = []
+    for number, name in sorted(((number, name) for number, name in numbered if number is not None), reverse=True):
         try:
+            data = _get(target, name)
+            theirs = keyring.decode(data)
+            if theirs.number != number:
+                continue  # nobody's of ours: the name is part of what is guarded
+            intact.append(theirs)
             if found is None:
                 found = keyring.unlock(data, secret)
             else:
-                theirs = keyring.with_root(data, found.root)
-                number, created = found.keyring.number, found.keyring.created
-                found = found.with_keys_of(theirs, created).numbered(number, created)
-        except (KeyWrong, Damaged, FormatUnknown) as why:
+                older = keyring.with_root(data, found.root)
+                found = found.with_keys_of(older, found.keyring.created).numbered(
+                    found.keyring.number, found.keyring.created
+                )
+        except (KeyWrong, Damaged, FormatUnknown, ObjectArchived, ObjectMissing) as why:
             problem = problem or why
-    if found is None and problem is not None:
-        raise problem
-    return found
+    if found is None:
+        if problem is not None:
+            raise problem
+        return None
+    last = max(theirs.number for theirs in intact if theirs.archive == found.keyring.archive)
+    if last > found.keyring.number and not may_be_older:
+        raise KeyWrong(
+            what=f"keyring {last} of archive {found.keyring.archive.hex()}: it is an older one, the keys were renewed "
+            "since. Use the newer recovery key; --older-key restores what the older one opens"
+        )
+    return found.numbered(last, found.keyring.created)

@@ -47,6 +47,8 @@ class Drill:
     began_ns: int = 0
     recorded_ns: int = 0
     """The moment that the target knows."""
+    number: int = 0
+    """Of the last segment that was used."""
     index_seconds: float = 0.0
     first_file_seconds: float = 0.0
     """From the beginning until the first file was whole; 0 when none was read."""
@@ -55,6 +57,8 @@ class Drill:
     """In the rebuilt index."""
     rows_equal: int = 0
     changed_since: int = 0
+    on_their_way: int = 0
+    """Files that were recorded before they had copies: they are no loss of the target's."""
     differences: int = 0
     examples: list[str] = dataclasses.field(default_factory=list)
     files_read: int = 0
@@ -131,19 +135,24 @@ class Rehearsal:
         drill = self._drill
         drill.index_seconds = self._seconds()
         drill.recorded_ns, drill.files, drill.problems = found.recorded_ns, found.files, found.problems
-        drill.unreadable = found.without_bytes
-        self._read(self._compare(files_max))
+        drill.number = found.number
+        lacking = found.without_bytes + found.older_bytes
+        drill.on_their_way = len(found.on_their_way)
+        drill.unreadable = lacking - drill.on_their_way
+        self._read(self._compare(files_max, found.on_their_way))
         drill.seconds = self._seconds()
         return drill
 
     def _seconds(self) -> float:
         return round(self._clock.monotonic() - self._began, 2)
 
-    def _compare(self, files_max: int) -> list[Drawn]:
+    def _compare(self, files_max: int, on_their_way: set[Inode]) -> list[Drawn]:
         """Compare every row with the running archive's; files drawn from all of them with equal chance."""
         drawn: list[Drawn] = []
         seen = 0
         for number, row in _rows(self._namespace, self._progress):
+            if number in on_their_way:
+                continue
             with self._namespace.read() as there, self._live.read() as here:
                 _compare_row(number, row, there, here, self._drill)
             if row.is_file and row.seal is not None and 0 < row.size_bytes <= FILE_BYTES_MAX:

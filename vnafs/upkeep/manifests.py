@@ -7,10 +7,11 @@ without this index; then nothing more is recorded or sent, and *superseded* is t
 from __future__ import annotations
 
 import dataclasses
+import functools
 import logging
 import threading
 from collections.abc import Callable, Collection, Iterator, Mapping
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 from vnafs.domain.clock import Clock
 from vnafs.domain.copies import Capabilities
@@ -33,6 +34,17 @@ STOP_SECONDS_MAX = 1.0
 """Waited for each that sends, at the end."""
 COMPARE_SECONDS_MAX = 15.0
 """Waited for targets at the start; those that do not answer are compared with the first object sent."""
+
+
+Looked = TypeVar("Looked")
+
+
+def _mended(look: Callable[[], Looked]) -> Looked:
+    """What *look* says, at once or after what was wrong has been removed: then it can be put."""
+    try:
+        return look()
+    except (Damaged, ObjectExists):
+        return look()
 
 
 class Place(Protocol):
@@ -245,16 +257,19 @@ class Manifests:
             if self.rival:
                 return
             try:
+                if self._keys is not None:
+                    yield send.name, 0, _mended(functools.partial(self._look_at_keys, self._keys, send))
                 for name in send.needed():
-                    try:
-                        size_bytes, was_wrong = send.look_again(name)
-                    except (Damaged, ObjectExists):  # what was wrong has been removed: now it can be put
-                        size_bytes, was_wrong = send.look_again(name)
+                    size_bytes, was_wrong = _mended(functools.partial(send.look_again, name))
                     yield send.name, size_bytes, was_wrong
             except Superseded as problem:
                 self._stop_for(str(problem))
             except (VnaError, OSError) as problem:
                 log.warning("manifest.not_looked_at", extra={"target": send.name, "why": str(problem)})
+
+    @staticmethod
+    def _look_at_keys(keys: Keys, send: Send) -> bool:
+        return keys.look_again(send.target, send.capabilities())
 
     def _stop_for(self, why: str) -> None:
         with self._lock:

@@ -102,6 +102,8 @@ class Report:
     """Files that came back as they were at an earlier moment: the target does not have their newest bytes."""
     packs: int = 0
     packs_missing: int = 0
+    on_their_way: set[Inode] = dataclasses.field(default_factory=set)
+    """Of the files without their newest bytes, those that were recorded before they had copies."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -530,6 +532,8 @@ def _settle_inode(
         unreadable.put(store, number, row.version)
     report.without_bytes += not is_readable
     report.older_bytes += is_readable and sha256 != newest
+    if (not is_readable or sha256 != newest) and row.state < FileState.REPLICATED:
+        report.on_their_way.add(number)
     seal = row.seal
     if seal is None or seal.sha256 != sha256:
         seal = Seal(sha256, Fingerprint(row.size_bytes, row.mtime_ns, row.ctime_ns))

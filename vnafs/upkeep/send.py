@@ -130,6 +130,8 @@ class Send:
     def step(self) -> bool:
         """Send what there is to send; whether the target is up to date now."""
         try:
+            if self._keys is not None:  # also where nothing is to be sent: what is there is of no use without them
+                self._keys.bring(self.target, self._capabilities())
             while not self._stopping and self._send_next():
                 pass
         except Superseded as rival:
@@ -329,6 +331,10 @@ class Send:
             "an older state of this machine came back, or a copy of it runs. Find out which is right, then use "
             "`vna adopt` or `vna restore`"
         )
+
+    def capabilities(self) -> Capabilities:
+        """What the target can do. Raises TargetError."""
+        return self._capabilities()
 
     def _secrets(self) -> manifest.Keys | None:
         return None if self._keys is None else self._keys.manifests()
