@@ -12,6 +12,7 @@ BENCHES = (
     ["tests.bench.drain", "--files", "600", "--rounds", "3"],
     ["tests.bench.million", "--files", "100000"],
     ["tests.bench.replay"],
+    ["tests.bench.rollback", "--files", "20000"],
     ["tests.bench.ten_million", "--files", "200000", "--every", "50000"],
 )
 
