@@ -51,6 +51,11 @@ SUITES: Mapping[str, Suite] = {
         pytest("test_tree_model.py::test_random_operations_leave_the_tree_like_a_real_directory[1]"),
         4 * 3600,
     ),
+    "past-model": Suite(
+        pytest("test_past_model.py::test_moments_of_many_lives"),
+        pytest("test_past_model.py::test_moments_of_a_life_that_nobody_has_seen_before"),
+        4 * 3600,
+    ),
     "engine-model": Suite(
         pytest("test_engine_model.py::test_power_cuts_for_long"),
         pytest("test_engine_model.py::test_after_a_power_cut_there_is_a_prefix_that_has_everything_synced"),

@@ -14,6 +14,7 @@ BENCHES = (
     ["tests.bench.million", "--files", "100000"],
     ["tests.bench.dead_target", "--rounds", "2", "--seconds", "10"],
     ["tests.bench.replay"],
+    ["tests.bench.rollback", "--files", "20000"],
     ["tests.bench.ten_million", "--files", "200000", "--every", "50000"],
 )
 

@@ -39,6 +39,7 @@ def restored(world: Recorded, folder: Path) -> Rebuilt:
 def test_kept_versions_come_back_can_be_read_and_expire(world: Recorded, tmp_path: Path) -> None:
     for name in (b"deleted", b"overwritten"):
         world.write(name, b"first of " + name)
+    world.fs.setxattr(world.inode(b"deleted"), b"user.x", b"1")
     settled(world)
     world.unlink(b"deleted")
     world.write(b"overwritten", b"second")
@@ -49,6 +50,7 @@ def test_kept_versions_come_back_can_be_read_and_expire(world: Recorded, tmp_pat
     for name in (b"deleted", b"overwritten"):
         made.fs.versions.undelete(b"share/" + name, to=b"share/old " + name)
         assert made.read(b"old " + name) == b"first of " + name
+    assert made.fs.getxattr(made.inode(b"old deleted"), b"user.x") == b"1"
     made.settle()
     assert made.kept() | made.sealed() == made.uses()
     made.keep(0)

@@ -279,6 +279,7 @@ class Core:
             waiting = next((drop for drop in self.drops if drop[1:] == (inode, version)), None)
             if waiting is not None:
                 self.drops.remove(waiting)
+            if waiting is not None or self.drops_left:
                 self.spool.remove(inode, version)
 
 

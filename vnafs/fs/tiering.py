@@ -117,6 +117,10 @@ class Tiering:
             core.faults.reach("evict.recorded")
             core.sync()
             core.reap(core.settings.drops_pending_max)  # these may be the last of many
+            if core.drops_left:  # or not even listed
+                for (inode, version), verdict in zip(requests, verdicts, strict=True):
+                    if verdict is Verdict.DONE:
+                        core.spool.remove(inode, version)
             core.faults.reach("evict.removed")
         for (inode, _), verdict in zip(requests, verdicts, strict=True):
             if verdict is Verdict.DONE:
