@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.model.pipelineworld import SOMEBODY
-from tests.model.test_manifest_model import A, B, Rebuilt, Recorded, carried, load, settled, silent
+from tests.model.test_manifest_model import ARCHIVE, A, B, Rebuilt, Recorded, carried, load, settled, silent
 from vnafs.content import manifest
 from vnafs.domain.errors import NotFound, RecallFailed
 from vnafs.domain.files import FileState
@@ -435,3 +435,18 @@ def test_a_target_of_another_archive_is_refused_by_one_of_a_later_epoch_too(lagg
     other.pass_time()
     other.manifests.step()
     assert "another archive" in other.superseded
+
+
+@pytest.mark.parametrize(("number", "epoch"), [((1 << 64) - 1, 0), (1 << 62, 7), (900, (1 << 32) - 1)])
+def test_numbers_that_nobody_reached_do_not_stop_a_restored_archive(
+    world: Recorded, tmp_path: Path, number: int, epoch: int
+) -> None:
+    world.write(b"file", b"bytes")
+    settled(world)
+    planted = manifest.encode(manifest.Header(manifest.Kind.SEGMENT, ARCHIVE, epoch=epoch, number=1), ())
+    world.stores[A].put(manifest.segment_name(number), BytesBody(planted))
+    other = Restored(tmp_path, world, A)
+    other.write(b"new", b"more")
+    settled(other)
+    assert other.sent(A)
+    assert other.read(b"file") == b"bytes"

@@ -30,6 +30,8 @@ HEADER_BYTES = 384
 BODY_RAW_BYTES_MAX = 256 * 1024 * 1024
 """Bounds what a reader takes."""
 LEVEL = 3
+NUMBER_MAX = 1 << 62
+"""No archive comes that far: a name with such a number is somebody's mischief."""
 NO_PREVIOUS = Sha256(bytes(32))
 
 _HEADER = struct.Struct("<8sHHI16sHHIQQ32sQQ32sHHI16s16s128s72s")
@@ -127,9 +129,10 @@ def number_in(name: ObjectName) -> int | None:
     if ending not in {"segment", "snapshot"} or len(stem) != 16:
         return None
     try:
-        return int(stem, 16)
+        number = int(stem, 16)
     except ValueError:
         return None
+    return number if number < NUMBER_MAX else None
 
 
 def encode(header: Header, rows: Iterable[Row], keys: Keys | None = None) -> bytes:

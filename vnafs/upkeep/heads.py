@@ -10,6 +10,8 @@ from vnafs.domain.errors import Damaged, FormatUnknown, ObjectMissing
 from vnafs.domain.ids import Span
 from vnafs.targets.port import Target
 
+EPOCH_MAX = 1 << 31
+"""Each restore and adoption takes one: what claims more is somebody's mischief."""
 LOOKED_AT_MAX = 8
 """Of the highest segments: one that is damaged does not say its epoch."""
 
@@ -34,6 +36,6 @@ def head_of(target: Target, archive: bytes | None) -> Head:
             header = manifest.decode_header(data)
         except (Damaged, FormatUnknown, ObjectMissing):
             continue
-        if archive in {None, header.archive}:
+        if archive in {None, header.archive} and header.epoch < EPOCH_MAX:
             epoch = max(epoch, header.epoch)
     return Head(max(numbers, default=0), epoch)
