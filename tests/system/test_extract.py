@@ -364,7 +364,8 @@ def test_encrypted_objects_are_refused_by_name(left, bare, tmp_path):
     pack = bare.listed(target)["archive/large"]["pack"]
     path = target / "packs" / pack[:2] / f"{pack}.pack"
     encrypt(path, 256, 72)
-    done = bare.run(target, tmp_path / "out", "--key", "key", check=3)
+    assert b"no keyring" in bare.run(target, tmp_path / "out", "--key", "key", check=3).stderr
+    done = bare.run(target, tmp_path / "out", check=3)
     assert b"refused: archive/large: pack " + pack.encode() + b" was made with encryption 7" in done.stderr
     assert (tmp_path / "out/archive/over").read_bytes() == b"second " * 5000
     encrypt(max((target / "manifests" / "snapshots").iterdir()), 384, 136)

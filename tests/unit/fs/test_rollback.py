@@ -11,7 +11,7 @@ import pytest
 from tests.model.treecheck import check_tree
 from tests.semantics.trees import ALICE, Tree
 from tests.unit.fs.test_history import overwrite, packed
-from tests.unit.fs.test_versions import content
+from tests.unit.fs.test_kept_versions import content
 from vnafs.domain.errors import Busy, InvalidArgument, ReadOnly, Refused
 from vnafs.domain.faults import Faults
 from vnafs.domain.files import FileState
