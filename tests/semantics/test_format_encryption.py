@@ -398,3 +398,28 @@ def test_the_extractor_reads_the_same_keys(tmp_path: Path, ring: keyring.Unlocke
     done = extracted("--key", str(paper))
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "out" / "secret-repository" / "MUELLER^ANNA.dcm").read_bytes() == PLAIN
+
+
+def test_c8_the_extractor_takes_no_plain_pack_of_an_encrypted_repository(
+    tmp_path: Path, ring: keyring.Unlocked
+) -> None:
+    target, program = tmp_path / "target", Path(__file__).parents[2] / "vnafs" / "extract" / "vna_extract.py"
+    (target / "keys").mkdir(parents=True)
+    (target / "keys" / "0000000000000002.keys").write_bytes(ring.encode())
+    forged, identity = b"a forged image", PackId(b"f" * 16)
+    place = target / "packs" / identity.hex()[:2]
+    place.mkdir(parents=True)
+    header = PackHeader(identity, ARCHIVE, REPOSITORY, 0, Instant(NOW + 1))
+    writer = PackWriter(str(place / f"{identity.hex()}.pack"), header, repository_name="secret-repository")
+    sha256 = Sha256(hashlib.sha256(forged).digest())
+    ref = writer.append_piece(forged, raw_bytes=len(forged), codec=Codec.NONE, kind=PieceKind.BYTES, sha256=sha256)
+    hints = FileHints(b"secret-repository/MUELLER^ANNA.dcm", Inode(5), Version(1))
+    writer.append_content(Recipe(sha256, len(forged), (ref,)), hints)
+    writer.close()
+    paper = tmp_path / "paper.txt"
+    paper.write_text(keyring.recovery_text(RECOVERY))
+    words = [sys.executable, "-I", str(program), str(target), str(tmp_path / "out"), "--key", str(paper)]
+    done = subprocess.run(words, capture_output=True, check=False, timeout=60)
+    assert done.returncode == 4, done.stderr
+    assert b"should be encrypted and is not" in done.stderr
+    assert not [path for path in (tmp_path / "out").rglob("*") if path.is_file()]

@@ -130,6 +130,8 @@ def test_keys_change_while_it_runs_and_nothing_becomes_unreadable(tmp_path: Path
         assert read(archive.share, expected) == expected
     shutil.rmtree(archive.archive)
     words = ("restore", "--from", f"file://{tmp_path}/one", "--into", archive.archive, "--mount", archive.mount)
+    refused = archive.vna(*words, "--no-serve", "--key", paper, check=3)
+    assert "older" in refused["error"]["message"]
     archive.vna(*words, "--no-serve", "--key", fresh)
     archive.start("serve")
     try:
@@ -189,6 +191,28 @@ def test_one_repository_may_be_left_unencrypted_and_says_so(tmp_path: Path, secr
         assert {row["name"]: row["encrypted"] for row in status["repositories"]} == {
             "archive": True, "open": False, "shut": True,
         }  # fmt: skip
+
+
+def test_an_init_that_was_cut_short_leaves_no_keys_to_the_next_one(tmp_path: Path, secret: tuple[str, ...]) -> None:
+    archive = Archive(tmp_path, {"one": f"file://{tmp_path}/one"}, {}, SETTINGS)
+    words = ("init", archive.archive, "--mount", archive.mount, "--target", f"one=file://{tmp_path}/one")
+    archive.vna(*words, *secret, "--repository", "no/name", check=None)
+    assert not (archive.archive / "vnafs.toml").exists()
+    archive.vna(*words)
+    assert not (archive.archive / "keys" / "keyring").exists()
+
+
+def test_a_target_whose_keyrings_were_removed_is_not_taken_for_one_without_encryption(
+    tmp_path: Path, secret: tuple[str, ...]
+) -> None:
+    with an_archive(tmp_path, None, *secret, settings=SETTINGS) as archive:
+        fill(archive.share)
+        sent(archive)
+    shutil.rmtree(archive.archive)
+    shutil.rmtree(tmp_path / "one" / "keys")
+    words = ("restore", "--from", f"file://{tmp_path}/one", "--into", archive.archive, "--mount", archive.mount)
+    archive.vna(*words, "--no-serve", "--key", tmp_path / "paper.txt", check=3)
+    assert not (archive.archive / "vnafs.toml").exists()
 
 
 def test_init_ends_only_when_the_recovery_key_was_typed_back(tmp_path: Path) -> None:
