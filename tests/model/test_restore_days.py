@@ -11,14 +11,16 @@ import pytest
 from tests.model.pipelineworld import SOMEBODY
 from tests.model.test_manifest_model import ARCHIVE, A, B, Rebuilt, Recorded, carried, load, settled, silent
 from vnafs.content import manifest
+from vnafs.domain.copies import CopyState
 from vnafs.domain.errors import NotFound, RecallFailed
 from vnafs.domain.files import FileState
 from vnafs.domain.ids import ContentNumber, ObjectName, PackNumber, PieceNumber, Sha256, TargetName
-from vnafs.index import contents, packs, protections, unreadable
+from vnafs.index import contents, copies, packs, protections, unreadable
 from vnafs.pipeline.held import stubs_without_copy, unreadable_stubs
 from vnafs.pipeline.namespace import Namespace
 from vnafs.pipeline.settings import Destination
 from vnafs.targets.body import BytesBody
+from vnafs.targets.faulty import Fault
 from vnafs.upkeep import restore
 from vnafs.upkeep.adopt import adopt
 from vnafs.upkeep.ledger import digest_of
@@ -450,3 +452,20 @@ def test_numbers_that_nobody_reached_do_not_stop_a_restored_archive(
     settled(other)
     assert other.sent(A)
     assert other.read(b"file") == b"bytes"
+
+
+def test_a_keyring_that_is_not_right_says_nothing_of_packs(home: Path, tmp_path: Path) -> None:
+    world = Recorded(home, encrypted=True)
+    world.write(b"file", os.urandom(5_000))
+    settled(world)
+    other = Restored(tmp_path, world, A)
+    other.targets[A].vouches = False
+    other.targets[A].script(Fault(operation="read_back", wrong_byte_at=100))
+    for _ in range(3):
+        other.tiering.step()
+        with other._store.read() as reader:
+            known = {copy.state for pack in packs.every(reader) for copy in copies.of_pack(reader, pack.number)}
+        assert CopyState.DAMAGED not in known
+    other.pass_time()
+    assert other.standing(b"file")[2] == 1
+    assert other.read(b"file") == world.read(b"file")

@@ -78,7 +78,7 @@ class Replicator:
         shelf: Shelf,
         *,
         transfers_max: int,
-        prepare: Callable[[Target, Capabilities], None],
+        prepare: Callable[[Target, Callable[[], Capabilities]], None],
         clock: Clock,
         faults: Faults,
         verified: Callable[[PackNumber], None],
@@ -225,6 +225,7 @@ class Replicator:
             if given_up is not None:
                 self._remove_if_wrong(given_up)
             return VerifiedBy.NOTHING
+        self._prepare(self.target, self.capabilities)  # what is wrong with that is no news of the pack
         try:
             return self._put(pack)
         except (TargetError, Damaged, RecallFailed, OSError) as problem:
@@ -252,7 +253,6 @@ class Replicator:
         number = pack.number
         capabilities = self.capabilities()
         name = pack_object_name(pack.id)
-        self._prepare(self.target, capabilities)
         self._faults.reach("replicate.started")
         try:
             with self._shelf.body(pack, besides=self.number) as body:

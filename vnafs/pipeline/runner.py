@@ -298,9 +298,9 @@ class Tiering:
             fatal=self._fatal,
         )
 
-    def _bring_keys(self, target: Target, capabilities: Capabilities) -> None:
+    def _bring_keys(self, target: Target, capabilities: Callable[[], Capabilities]) -> None:
         if self.keys is not None:
-            self.keys.bring(target, capabilities)
+            self.keys.bring(target, capabilities())
 
     def _begin(self, replicator: Replicator) -> None:
         if self._started and not self.suspended:
