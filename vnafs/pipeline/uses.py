@@ -37,6 +37,8 @@ ROWS_AT_ONCE = 256
 UNDECIDED_MAX = 100_000
 
 Use = tuple[ContentNumber, Inode, Version]
+FIRST: Use = (ContentNumber(0), Inode(0), Version(0))
+"""Before all others."""
 
 
 class Uses:
@@ -45,7 +47,7 @@ class Uses:
     def __init__(self, store: Engine, namespace: Namespace) -> None:
         self._store = store
         self._namespace = namespace
-        self._sweep_from: Use | None = (ContentNumber(0), Inode(0), Version(0))
+        self._sweep_from: Use | None = FIRST
         """None when no sweep is under way."""
         self._undecided: collections.deque[Use] = collections.deque(maxlen=UNDECIDED_MAX)
         """Of versions that were refused, or are open: it is not settled which bytes they will be sealed with."""
@@ -76,7 +78,7 @@ class Uses:
             log.warning("uses.swept_anew", extra={"why": str(problem)})
             # what ends from here on is told by the feed, what ended before is seen by the sweep
             self._drop([], cursor=self._namespace.feed_end())
-            self._sweep_from = (ContentNumber(0), Inode(0), Version(0))
+            self._sweep_from = FIRST
             return True
         if not events:
             return False
@@ -92,7 +94,8 @@ class Uses:
     def _sweep(self) -> bool:
         if self._sweep_from is None:
             return False
-        self._forget_readable()
+        if self._sweep_from == FIRST:  # once a sweep: it looks at all of them
+            self._forget_readable()
         with self._store.read() as reader:
             rows = contents.uses_from(reader, self._sweep_from, ROWS_AT_ONCE)
             hashes = {}
