@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from vnafs.index.engine import KEY_BYTES_MAX, Engine, Reader, prefix_stop
+from vnafs.index.engine import KEY_BYTES_MAX, Engine, Reader, in_batches, prefix_stop
 from vnafs.index.engines.lmdb import LmdbEngine, LogSettings
 from vnafs.index.engines.memory import MemoryEngine
 
@@ -88,6 +88,23 @@ def test_a_scan_has_its_start_and_not_its_stop_in_both_directions(engine: Engine
         assert text(reader, "x") == ""
         assert text(reader, "x", reverse=True) == ""
         assert text(reader, reverse=True) == "d=4 c=3 bb=2b b=2 a=1"
+
+
+@pytest.mark.parametrize("rows_max", [1, 3, 100])
+def test_batches_have_every_row_of_a_table_once_whatever_changes_between_them(engine: Engine, rows_max: int) -> None:
+    with engine.write() as tx:
+        for number in range(7):
+            tx.put(b"T%d" % number, b"before")
+        tx.put(b"S", b"another table")
+        tx.put(b"U", b"another table")
+    seen = []
+    for batch in in_batches(engine, b"T", rows_max):
+        assert 0 < len(batch) <= rows_max
+        seen += batch
+        with engine.write() as tx:
+            for key, _ in batch:
+                tx.put(key, b"after")
+    assert seen == [(b"T%d" % number, b"before") for number in range(7)]
 
 
 def test_keys_are_ordered_as_bytes(engine: Engine) -> None:

@@ -12,6 +12,7 @@ definition; each engine passes all of it.
 from __future__ import annotations
 
 import contextlib
+import itertools
 from collections.abc import Iterator
 from typing import NewType, Protocol
 
@@ -91,3 +92,18 @@ def prefix_stop(prefix: bytes) -> bytes:
     if not trimmed:
         return b"\xff" * (KEY_BYTES_MAX + 1)
     return trimmed[:-1] + bytes([trimmed[-1] + 1])
+
+
+def in_batches(engine: Engine, table: bytes, rows_max: int) -> Iterator[list[tuple[bytes, bytes]]]:
+    """All rows whose keys start with *table*, in order; each batch read in a view of its own.
+
+    Whoever changes rows between two batches finds what they are then.
+    """
+    after, stop = table, prefix_stop(table)
+    while True:
+        with engine.read() as reader:
+            batch = [(bytes(key), bytes(value)) for key, value in itertools.islice(reader.scan(after, stop), rows_max)]
+        if not batch:
+            return
+        yield batch
+        after = batch[-1][0] + b"\0"

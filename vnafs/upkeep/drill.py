@@ -21,7 +21,7 @@ from vnafs.domain.faults import NoFaults
 from vnafs.domain.ids import Inode, RepositoryId, Sha256, TargetName
 from vnafs.domain.repositories import Repository
 from vnafs.index import entries, inodes, keys
-from vnafs.index.engine import Engine, Reader, prefix_stop
+from vnafs.index.engine import Engine, Reader, in_batches, prefix_stop
 from vnafs.index.inodes import InodeRow
 from vnafs.pipeline.budgets import Budgets
 from vnafs.pipeline.keys import Keys
@@ -150,11 +150,7 @@ class Rehearsal:
         """Compare every row with the running archive's; files drawn from all of them with equal chance."""
         drawn: list[Drawn] = []
         seen = 0
-        for number, row in _rows(self._namespace, self._progress):
-            if number in on_their_way:
-                continue
-            with self._namespace.read() as there, self._live.read() as here:
-                _compare_row(number, row, there, here, self._drill)
+        for number, row in self._compared(on_their_way):
             if row.is_file and row.seal is not None and 0 < row.size_bytes <= FILE_BYTES_MAX:
                 seen += 1
                 file = Drawn(number, row.repository, row.seal.sha256)
@@ -163,6 +159,19 @@ class Rehearsal:
                 elif (place := self._dice.randrange(seen)) < files_max:
                     drawn[place] = file
         return sorted(drawn, key=lambda file: file.inode)
+
+    def _compared(self, on_their_way: set[Inode]) -> Iterator[tuple[Inode, InodeRow]]:
+        """The rebuilt rows, each compared with what is there now."""
+        done = 0
+        for batch in in_batches(self._namespace, keys.INODES, ROWS_AT_ONCE):
+            rows = [(Inode(keys.number_of(key)), inodes.decode(value)) for key, value in batch]
+            with self._namespace.read() as there, self._live.read() as here:
+                for number, row in rows:
+                    if number not in on_their_way:
+                        _compare_row(number, row, there, here, self._drill)
+            yield from (found for found in rows if found[0] not in on_their_way)
+            done += len(batch)
+            self._progress("comparing", done, None)
 
     def _read(self, drawn: list[Drawn]) -> None:
         recaller = self._recaller()
@@ -204,20 +213,6 @@ class Rehearsal:
         )
 
 
-def _rows(namespace: Engine, progress: Progress) -> Iterator[tuple[Inode, InodeRow]]:
-    after, stop, done = keys.INODES, prefix_stop(keys.INODES), 0
-    while True:
-        with namespace.read() as reader:
-            batch = [(bytes(k), bytes(v)) for k, v in itertools.islice(reader.scan(after, stop), ROWS_AT_ONCE)]
-        if not batch:
-            return
-        for key, value in batch:
-            yield Inode(keys.number_of(key)), inodes.decode(value)
-        after = batch[-1][0] + b"\0"
-        done += len(batch)
-        progress("comparing", done, None)
-
-
 def _compare_row(number: Inode, row: InodeRow, there: Reader, here: Reader, report: Drill) -> None:
     now = inodes.find(here, number)
     if now is None or now.ctime_ns != row.ctime_ns:
@@ -227,9 +222,9 @@ def _compare_row(number: Inode, row: InodeRow, there: Reader, here: Reader, repo
         report.differs(f"inode {number}: attributes")
     elif row.is_file and row.version == now.version and now.seal is not None and _bytes(row) != _bytes(now):
         report.differs(f"inode {number}: the bytes are others")
-    elif stat.S_ISDIR(row.mode) and _names(there, number) != _names(here, number):
+    elif stat.S_ISDIR(row.mode) and not _same(_names(there, number), _names(here, number)):
         report.differs(f"inode {number}: names in the directory")
-    elif _tags(there, number) != _tags(here, number):
+    elif not _same(_tags(there, number), _tags(here, number)):
         report.differs(f"inode {number}: extended attributes")
     else:
         report.rows_equal += 1
@@ -243,17 +238,21 @@ def _bytes(row: InodeRow) -> tuple[int, bytes | None]:
     return row.size_bytes, None if row.seal is None else row.seal.sha256
 
 
-def _names(reader: Reader, parent: Inode) -> dict[bytes, int]:
+def _same(there: Iterator[object], here: Iterator[object]) -> bool:
+    """Whether both give the same in the same order; neither has to fit into memory."""
+    return all(one == other for one, other in itertools.zip_longest(there, here))
+
+
+def _names(reader: Reader, parent: Inode) -> Iterator[tuple[bytes, Inode]]:
     prefix = keys.entries(parent)
-    return {
-        keys.entry_of(bytes(key))[1]: entries.decode(bytes(value)).inode
-        for key, value in reader.scan(prefix, prefix_stop(prefix))
-    }
+    for key, value in reader.scan(prefix, prefix_stop(prefix)):
+        yield keys.entry_of(bytes(key))[1], entries.decode(bytes(value)).inode
 
 
-def _tags(reader: Reader, number: Inode) -> dict[bytes, bytes]:
+def _tags(reader: Reader, number: Inode) -> Iterator[tuple[bytes, bytes]]:
     prefix = keys.xattrs(number)
-    return {bytes(key): bytes(value) for key, value in reader.scan(prefix, prefix_stop(prefix))}
+    for key, value in reader.scan(prefix, prefix_stop(prefix)):
+        yield bytes(key), bytes(value)
 
 
 def _raise(problem: BaseException) -> NoReturn:

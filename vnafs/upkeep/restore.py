@@ -55,7 +55,7 @@ from vnafs.index import (
     targets,
     unreadable,
 )
-from vnafs.index.engine import Engine, Reader, Transaction, prefix_stop
+from vnafs.index.engine import Engine, Reader, Transaction, in_batches, prefix_stop
 from vnafs.index.inodes import NOT_QUEUED, InodeRow
 from vnafs.index.queue import DUE_NEVER
 from vnafs.targets.port import Target
@@ -457,14 +457,7 @@ def _settle_namespace(
     namespace: Engine, store: Engine, missing: set[PackNumber], report: Report, progress: Progress
 ) -> None:
     done = 0
-    after = keys.inode(Inode(0))
-    stop = prefix_stop(keys.INODES)
-    while True:
-        with namespace.read() as reader:
-            batch = [(bytes(k), bytes(v)) for k, v in itertools.islice(reader.scan(after, stop), ROWS_AT_ONCE)]
-        if not batch:
-            return
-        after = batch[-1][0] + b"\0"
+    for batch in in_batches(namespace, keys.INODES, ROWS_AT_ONCE):
         with store.write() as kept, namespace.write() as tx:
             for key, value in batch:
                 _settle_inode(tx, kept, Inode(keys.number_of(key)), inodes.decode(value), missing, report)
@@ -474,13 +467,8 @@ def _settle_namespace(
 
 def _settle_past(namespace: Engine, store: Engine, progress: Progress) -> None:
     """The rows that say when the past is over, and the uses of the contents it names."""
-    after, stop, done = keys.PAST_VERSIONS, prefix_stop(keys.PAST_VERSIONS), 0
-    while True:
-        with namespace.read() as reader:
-            batch = [(bytes(k), bytes(v)) for k, v in itertools.islice(reader.scan(after, stop), ROWS_AT_ONCE)]
-        if not batch:
-            break
-        after = batch[-1][0] + b"\0"
+    done = 0
+    for batch in in_batches(namespace, keys.PAST_VERSIONS, ROWS_AT_ONCE):
         with store.write() as kept, namespace.write() as tx:
             for key, value in batch:
                 found = past.decode_version(key, value)
@@ -584,13 +572,8 @@ def _each(
     progress: Progress,
 ) -> None:
     """Go over a table's rows in batches, each read in a view of its own and changed in a transaction."""
-    after, stop, done = table, prefix_stop(table), 0
-    while True:
-        with engine.read() as reader:
-            batch = [(bytes(k), bytes(v)) for k, v in itertools.islice(reader.scan(after, stop), ROWS_AT_ONCE)]
-        if not batch:
-            return
-        after = batch[-1][0] + b"\0"
+    done = 0
+    for batch in in_batches(engine, table, ROWS_AT_ONCE):
         with engine.write() as tx:
             for key, value in batch:
                 change(tx, key, value)
