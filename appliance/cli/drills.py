@@ -106,7 +106,8 @@ def _is_due(name: str, configuration: Configuration) -> bool:
     period = configuration.drill.period_seconds
     store = archive_store.read_store(configuration.archive)
     try:
-        last = max((row["began_ns"] for row in drills_held(store) if row["target"] == name), default=0)
+        with store.read() as reader:
+            last = max((row["began_ns"] for row in drills_held(reader) if row["target"] == name), default=0)
     finally:
         store.close()
     return period > 0 and SystemClock().now() - last > period * NANOSECONDS
@@ -154,7 +155,7 @@ def _keys(target: Target, key_file: str) -> Keys | None:
 
     if not any(target.list(keyring.KEYRINGS)):
         if key_file:
-            raise Damaged(what=f"The keyring on target {target.name}, which is not there and")
+            raise NotFound(what=f"A keyring on target {target.name}")
         return None
     if not key_file:
         raise KeyMissing(what="This archive", why="name a file with its recovery key with --key or [drill] key_file")

@@ -84,20 +84,21 @@ class _Child:
             self.process.wait()
 
 
-class _Drills:
+class Drills:
     """Now and then a process that rehearses the worst day where that is due; it decides by itself."""
 
-    def __init__(self, archive: str, environ: Mapping[str, str]) -> None:
+    def __init__(self, archive: str, environ: Mapping[str, str], look_seconds: float = DRILL_LOOK_SECONDS) -> None:
         self._command = [sys.executable, "-m", "appliance", "drill", "--due", "--json", "--archive", archive]
         self._environ = dict(environ)
-        self._next = time.monotonic() + DRILL_LOOK_SECONDS
+        self._look_seconds = look_seconds
+        self._next = time.monotonic() + look_seconds
         self._process: subprocess.Popen[bytes] | None = None
 
     def look(self) -> None:
         """Start one if it is time to, and put away one that ended."""
         now = time.monotonic()
         if self._process is None and now >= self._next:
-            self._next = now + DRILL_LOOK_SECONDS
+            self._next = now + self._look_seconds
             self._process = subprocess.Popen(  # noqa: S603 - our own program
                 self._command,
                 env=self._environ,
@@ -141,7 +142,7 @@ def run(archive: str, extra: Mapping[str, Sequence[str]], environ: Mapping[str, 
     children = [
         _Child(name, [name, "--archive", archive, *extra.get(name, ())], environ) for name in ("mount", "tierd")
     ]
-    drills = _Drills(archive, environ)
+    drills = Drills(archive, environ)
     code: int | None = None
     while code is None and not stopping:
         time.sleep(LOOK_SECONDS)

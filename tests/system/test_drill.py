@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.system.archives import Archive, an_archive
+from appliance.daemons.supervisor import Drills
+from tests.system.archives import Archive, an_archive, until
 from tests.system.test_encryption import fill, sent
 from tests.system.test_restore import SETTINGS
 
@@ -67,6 +68,24 @@ def test_a_drill_is_due_until_one_was_held(tmp_path: Path) -> None:
         assert len(the_due(archive)) == 1
         assert the_due(archive) == []
         assert len(archive.vna("status")["drills"]) == 1
+
+
+def test_the_supervisor_holds_one_when_it_is_due_and_no_other_before(tmp_path: Path) -> None:
+    with an_archive(tmp_path, settings=SETTINGS) as archive:
+        fill(archive.share)
+        sent(archive)
+        drills = Drills(str(archive.archive), os.environ, look_seconds=0.2)
+
+        def held() -> int:
+            drills.look()
+            return len(archive.vna("status")["drills"])
+
+        try:
+            until(lambda: held() == 1, "a drill", 60)
+            for _ in range(10):
+                assert held() == 1
+        finally:
+            drills.stop()
 
 
 def test_damage_on_a_target_fails_it(tmp_path: Path) -> None:

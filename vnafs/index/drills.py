@@ -7,20 +7,19 @@ from collections.abc import Mapping
 from typing import Any
 
 from vnafs.index import meta
-from vnafs.index.engine import Engine, Transaction
+from vnafs.index.engine import Reader, Transaction
 
 NAME = "drills"
 KEPT_MAX = 50
 
 
-def every(store: Engine) -> list[dict[str, Any]]:
+def every(reader: Reader) -> list[dict[str, Any]]:
     """The last ones, youngest last; each as `upkeep.drill.Drill` has it, and `passed`."""
-    with store.read() as reader:
-        known = meta.get_bytes(reader, NAME)
+    known = meta.get_bytes(reader, NAME)
     return [] if known is None else list(json.loads(known))
 
 
-def add(store: Engine, tx: Transaction, drill: Mapping[str, Any]) -> None:
+def add(tx: Transaction, drill: Mapping[str, Any]) -> None:
     """Remember one more."""
-    held = [*every(store), dict(drill)][-KEPT_MAX:]
+    held = [*every(tx), dict(drill)][-KEPT_MAX:]
     meta.set_bytes(tx, NAME, json.dumps(held).encode())
