@@ -62,7 +62,7 @@ def secret(configuration: Configuration, environ: Mapping[str, str]) -> bytes | 
 
 def make(
     configuration: Configuration, archive: bytes, recovery_file: str, typed_back: Callable[[str], str] | None
-) -> keyring.Unlocked:
+) -> None:
     """Give a new archive its keys: the keyring, the secret beside it and the recovery key in *recovery_file*.
 
     *typed_back* asks a person for the recovery key just written down, until it is right; None where nobody is there.
@@ -84,7 +84,6 @@ def make(
         with contextlib.suppress(FileNotFoundError):
             os.unlink(recovery_file)
         raise
-    return unlocked
 
 
 def _require_long(master: bytes, path: str) -> None:

@@ -29,6 +29,9 @@ def every(_: argparse.Namespace, asking: Asking) -> int:
         ]  # fmt: skip
         asking.console.table(["repository", "key", "made", ""], rows)
         asking.console.say(f"Keyring {answer['number']}, opened by: {', '.join(answer['secrets'])}.")
+        for name, number in answer["targets"].items():
+            newest = "the newest" if number == answer["number"] else f"number {number}, and the newest is on its way"
+            asking.console.say(f"Target {name} has {newest}.")
 
     asking.console.result(answer, show)
     return 0

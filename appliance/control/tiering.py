@@ -86,6 +86,7 @@ class TieringControl:
         states = (*IN_WORK, FileState.REPLICATED)
         with self._store.read() as reader:
             kept, stored = counts.get(reader, counts.CONTENTS), counts.get(reader, counts.PACKS)
+            held = drills.every(reader)
         return {
             "files": {state.label: self._namespace.count(state, limit=COUNT_MAX) for state in states},
             "contents": kept.rows,
@@ -98,7 +99,7 @@ class TieringControl:
             "recalled_today": self._recalled_today(),
             "manifests": self._manifests_shown(),
             "scrub": dataclasses.asdict(self._scrub.findings),
-            "drills": drills.every(self._store),
+            "drills": held,
             "targets": self.targets({}, __),
         }
 
@@ -167,7 +168,7 @@ class TieringControl:
     def drill_held(self, params: Mapping[str, Any], _: Emit) -> None:
         """Remember what a drill came to."""
         with self._store.write() as tx:
-            drills.add(self._store, tx, params["drill"])
+            drills.add(tx, params["drill"])
 
     # -- keys --------------------------------------------------------------------------------------------------
 
@@ -182,6 +183,7 @@ class TieringControl:
         return {
             "number": ring.number,
             "created_ns": ring.created,
+            "targets": self._keys().brought(),
             "secrets": [slot.takes for slot in ring.slots],
             "keys": [
                 {"id": key.id.hex(), "repository": key.repository, "created_ns": key.created} for key in ring.keys

@@ -124,6 +124,7 @@ def test_keys_change_while_it_runs_and_nothing_becomes_unreadable(tmp_path: Path
         assert read(archive.share, expected) == expected
         sent(archive)
         rows = archive.vna("key", "list")
+        assert rows["targets"] == {"one": rows["number"]}
         assert len({row["id"] for row in rows["keys"]}) == 6
         archive.stop()
         archive.start("serve")  # with the new key file, by itself
@@ -213,6 +214,47 @@ def test_a_target_whose_keyrings_were_removed_is_not_taken_for_one_without_encry
     words = ("restore", "--from", f"file://{tmp_path}/one", "--into", archive.archive, "--mount", archive.mount)
     archive.vna(*words, "--no-serve", "--key", tmp_path / "paper.txt", check=3)
     assert not (archive.archive / "vnafs.toml").exists()
+
+
+def test_a_renewal_that_was_cut_short_costs_no_secret(tmp_path: Path, secret: tuple[str, ...]) -> None:
+    """The command died after tierd had changed the keyring, before the new key file took the old one's place."""
+    fresh, next_one = tmp_path / "fresh.txt", tmp_path / "next.txt"
+    with an_archive(tmp_path, None, *secret, settings=SETTINGS) as archive:
+        expected = fill(archive.share)
+        sent(archive)
+        master = archive.archive / "keys" / "master.key"
+        before = master.read_text()
+        archive.vna("key", "renew", "--recovery-key", fresh)
+        master.rename(f"{master}.new")
+        master.write_text(before)
+        master.chmod(0o600)
+        archive.stop()
+        archive.vna("key", "renew", "--recovery-key", next_one, check=1)  # nobody answers
+        assert archive.vna("key", "check", fresh) == {"opens": True}
+        assert next_one.exists(), "what may have been used is not thrown away"
+        archive.start("serve")
+        assert read(archive.share, expected) == expected
+
+
+def test_a_passphrase_that_can_be_guessed_is_refused(tmp_path: Path, secret: tuple[str, ...]) -> None:
+    archive, chosen = Archive(tmp_path, {}, {}, SETTINGS), tmp_path / "passphrase"
+    chosen.write_text("radiology\n")
+    chosen.chmod(0o600)
+    words = ("init", archive.archive, "--mount", archive.mount, *secret, "--key-file", chosen)
+    refused = archive.vna(*words, check=2)
+    assert "passphrase" in refused["error"]["message"]
+    assert not (archive.archive / "vnafs.toml").exists()
+    chosen.write_text("a whole sentence that nobody says\n")
+    archive.vna(*words)
+    archive.vna("key", "check", chosen)
+    archive.vna("key", "check", tmp_path / "paper.txt")
+
+
+def test_an_archive_without_keys_has_no_encrypted_repository(tmp_path: Path) -> None:
+    with an_archive(tmp_path, settings=SETTINGS) as archive:
+        archive.vna("repository", "add", "shut", "--encryption", "on", check=3)
+        assert archive.vna("repository", "add", "open")["encrypted"] is False
+        archive.vna("key", "list", check=3)
 
 
 def test_init_ends_only_when_the_recovery_key_was_typed_back(tmp_path: Path) -> None:
