@@ -60,7 +60,7 @@ def sign(payload: Mapping[str, Any], key: Ed25519PrivateKey) -> dict[str, Any]:
 
 def opened(envelope: Mapping[str, Any], key: Ed25519PublicKey) -> dict[str, Any]:
     """The payload of an envelope that *key* signed. Raises Damaged, FormatUnknown."""
-    header = _object(_part(envelope, "protected"))
+    header = json_object(_part(envelope, "protected"))
     if header.get("alg") != "EdDSA" or header.get("typ") != TYPE or "crit" in header:
         raise FormatUnknown(what="a receipt's signature", found=header.get("alg"), known="EdDSA")
     signed = f"{envelope['protected']}.{_text(envelope, 'payload')}".encode("ascii", "replace")
@@ -68,17 +68,17 @@ def opened(envelope: Mapping[str, Any], key: Ed25519PublicKey) -> dict[str, Any]
         key.verify(_part(envelope, "signature"), signed)
     except InvalidSignature as problem:
         raise Damaged(what="The receipt, or the key is not the one that signed it: its signature") from problem
-    return _object(_part(envelope, "payload"))
+    return json_object(_part(envelope, "payload"))
 
 
 def unverified(envelope: Mapping[str, Any]) -> dict[str, Any]:
     """The payload, whoever wrote it. Raises Damaged."""
-    return _object(_part(envelope, "payload"))
+    return json_object(_part(envelope, "payload"))
 
 
 def signer(envelope: Mapping[str, Any]) -> str:
     """Which key an envelope says it was signed with. Raises Damaged."""
-    return str(_object(_part(envelope, "protected")).get("kid", ""))
+    return str(json_object(_part(envelope, "protected")).get("kid", ""))
 
 
 def key_id(key: Ed25519PublicKey) -> str:
@@ -120,7 +120,8 @@ def _part(envelope: Mapping[str, Any], name: str) -> bytes:
     return decode(_text(envelope, name))
 
 
-def _object(data: bytes) -> dict[str, Any]:
+def json_object(data: bytes | str) -> dict[str, Any]:
+    """The JSON object that a part of a receipt is. Raises Damaged."""
     try:
         value = json.loads(data)
     except (ValueError, RecursionError) as problem:

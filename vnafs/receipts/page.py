@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import base64
 import html
-import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -48,12 +47,7 @@ def envelope_of(page: str) -> dict[str, Any]:
     text, end, _ = rest.partition(_END)
     if not begin or not end:
         raise Damaged(what="A page without a receipt in it")
-    try:
-        envelope = json.loads(text)
-    except (ValueError, RecursionError) as problem:
-        raise Damaged(what="The receipt in the page") from problem
-    if not isinstance(envelope, dict):
-        raise Damaged(what="The receipt in the page")
+    envelope = jws.json_object(text)
     if f'<meta name="vnafs-layout" content="{LAYOUT}">' not in page:
         raise FormatUnknown(what="The layout of the page", found="another", known=LAYOUT)
     if render(envelope) != page:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import os
 from typing import Any
 
@@ -33,7 +32,7 @@ def verify(path: str, key_path: str, ca_path: str = "") -> Verified:
     key = keys.read_public(key_path)
     roots = timestamps.certificates(ca_path) if ca_path else []
     text = _read(path)
-    envelope = page.envelope_of(text) if text.lstrip().startswith("<") else _envelope(text)
+    envelope = page.envelope_of(text) if text.lstrip().startswith("<") else jws.json_object(text)
     payload = jws.opened(envelope, key)
     if payload.get("type") != "vnafs-receipt" or payload.get("version") != document.VERSION:
         raise FormatUnknown(what="The receipt", found=payload.get("version"), known=document.VERSION)
@@ -41,16 +40,6 @@ def verify(path: str, key_path: str, ca_path: str = "") -> Verified:
     if token is None and roots:
         raise Refused(what="The receipt", why="its signature is right, and it has no timestamp by a third party")
     return Verified(payload, None if token is None else timestamps.check(token, envelope["signature"], roots))
-
-
-def _envelope(text: str) -> dict[str, Any]:
-    try:
-        envelope = json.loads(text)
-    except (ValueError, RecursionError) as problem:
-        raise Damaged(what="The JSON of a receipt") from problem
-    if not isinstance(envelope, dict):
-        raise Damaged(what="The JSON of a receipt")
-    return envelope
 
 
 def _read(path: str) -> str:
