@@ -219,7 +219,7 @@ class Rebuilt(Recorded):
     def prepare(self) -> None:
         self.stores = {self._from: self._of.stores[self._from]}
         self.targets = {self._from: self._of.targets[self._from]}
-        restore.rebuild(
+        self.report = restore.rebuild(
             self.stores[self._from],
             f"memory://{self._from}",
             self._namespace,

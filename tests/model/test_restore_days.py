@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.model.pipelineworld import SOMEBODY
-from tests.model.test_manifest_model import ARCHIVE, A, B, Rebuilt, Recorded, carried, load, settled, silent
+from tests.model.test_manifest_model import ARCHIVE, A, B, Rebuilt, Recorded, carried, load, settled
 from vnafs.content import manifest
 from vnafs.domain.copies import CopyState
 from vnafs.domain.errors import NotFound, RecallFailed
@@ -21,7 +21,6 @@ from vnafs.pipeline.namespace import Namespace
 from vnafs.pipeline.settings import Destination
 from vnafs.targets.body import BytesBody
 from vnafs.targets.faulty import Fault
-from vnafs.upkeep import restore
 from vnafs.upkeep.adopt import adopt
 from vnafs.upkeep.ledger import digest_of
 
@@ -33,20 +32,6 @@ def world(home: Path) -> Recorded:
 
 class Restored(Rebuilt):
     """A new archive from one target alone, that can be given others again."""
-
-    def prepare(self) -> None:
-        self.stores = {self._from: self._of.stores[self._from]}
-        self.targets = {self._from: self._of.targets[self._from]}
-        self.report = restore.rebuild(
-            self.stores[self._from],
-            f"memory://{self._from}",
-            self._namespace,
-            self._store,
-            name=lambda _: self._from,
-            clock=self.clock,
-            progress=silent,
-            secrets=self.found_keys(),
-        )
 
     def add(self, target: TargetName) -> None:
         """The target is configured again, with all that it has."""
