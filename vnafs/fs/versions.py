@@ -225,15 +225,12 @@ class Versions:
         """Where something goes: only into directories that are there."""
         above, _, name = path.strip(b"/").rpartition(b"/")
         check_name(name)
-        parent = ROOT
         with self._core.engine.read() as reader:
-            for part in above.split(b"/") if above else ():
-                entry = entries.find(reader, parent, part)
-                if entry is None or not entry.is_directory:
-                    raise NotFound(what=f"The directory {above.decode(errors='replace')}")
-                parent = entry.inode
-        refuse_in_root(parent)
-        return parent, name
+            folder = entries.follow(reader, above.split(b"/") if above else ())
+        if folder is None or not folder.is_directory:
+            raise NotFound(what=f"The directory {above.decode(errors='replace')}")
+        refuse_in_root(folder.inode)
+        return folder.inode, name
 
     def _make_room(self, change: Change, parent: Inode, name: bytes, now: int, *, replace: bool) -> None:
         entry = entries.find(change.tx, parent, name)

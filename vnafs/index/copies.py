@@ -88,13 +88,18 @@ def _count(tx: Transaction, number: PackNumber, target: int, *, becomes: bool) -
 
 def verified_on(reader: Reader, packs: Iterable[PackNumber]) -> dict[int, Instant]:
     """The targets that hold every one of *packs* verified, each with the time the last of them was."""
-    common: dict[int, Instant] | None = None
+    return {target: max(c.verified for c in those) for target, those in verified_copies(reader, packs).items()}
+
+
+def verified_copies(reader: Reader, packs: Iterable[PackNumber]) -> dict[int, list[PackCopy]]:
+    """The targets that hold every one of *packs* verified, each with its copies of them."""
+    common: dict[int, list[PackCopy]] | None = None
     for pack in packs:
-        here = {c.target: c.verified for c in of_pack(reader, pack) if c.state is CopyState.VERIFIED}
+        here = {c.target: c for c in of_pack(reader, pack) if c.state is CopyState.VERIFIED}
         if common is None:
-            common = here
+            common = {target: [copy] for target, copy in here.items()}
         else:
-            common = {target: max(when, here[target]) for target, when in common.items() if target in here}
+            common = {target: [*those, here[target]] for target, those in common.items() if target in here}
         if not common:
             return {}
     return common or {}

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import stat
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 from vnafs.domain.errors import Damaged, FormatUnknown
-from vnafs.domain.ids import Inode
+from vnafs.domain.ids import ROOT, Inode
 from vnafs.index import keys
 from vnafs.index.engine import Reader, Transaction, prefix_stop
 
@@ -67,6 +67,20 @@ def find(reader: Reader, parent: Inode, name: bytes) -> Entry | None:
     """What *name* leads to in *parent*, or None."""
     value = reader.get(keys.entry(parent, name))
     return None if value is None else decode(value)
+
+
+def follow(reader: Reader, parts: Iterable[bytes]) -> Entry | None:
+    """What the names of a path lead to, one after the other from the root; None without one of them.
+
+    Links are followed nowhere. No names at all lead to the root.
+    """
+    found = Entry(ROOT, 0, DIRECTORY)
+    for part in parts:
+        entry = find(reader, found.inode, part) if found.is_directory else None
+        if entry is None:
+            return None
+        found = entry
+    return found
 
 
 def decode(value: bytes) -> Entry:

@@ -12,11 +12,10 @@ import stat
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from vnafs.domain.clock import Clock, Instant
-from vnafs.domain.copies import CopyState
 from vnafs.domain.custody import NAME_NOT_RECORDED, Custody, CustodyCopy, may_delete
 from vnafs.domain.errors import NotFound, Refused, TooMuch
 from vnafs.domain.files import FileState
-from vnafs.domain.ids import ROOT, Inode, PackNumber, TargetName, Version
+from vnafs.domain.ids import Inode, TargetName, Version
 from vnafs.domain.repositories import Repository
 from vnafs.index import contents, copies, entries, feeds, inodes, keys, repositories, targets
 from vnafs.index.engine import Engine, Reader, prefix_stop
@@ -157,7 +156,7 @@ class Custodian:
             if content is None:
                 return ()
             current = targets.current(reader)
-            held = _verified(reader, content.packs())
+            held = copies.verified_copies(reader, content.packs())
         return tuple(
             CustodyCopy(
                 current[number].name,
@@ -196,13 +195,10 @@ class Custodian:
 def _below(reader: Reader, path: bytes) -> Iterator[_Seen]:
     """The regular files at or below one path, in order of name; links are followed nowhere."""
     parts = [part for part in path.split(b"/") if part not in {b"", b"."}]
-    inode, is_directory = ROOT, True
-    for part in parts:
-        entry = entries.find(reader, inode, part) if is_directory else None
-        if entry is None:
-            raise NotFound(what=os.fsdecode(path))
-        inode, is_directory = entry.inode, entry.is_directory
-    waiting = [(b"/".join(parts), inode, is_directory)]
+    top = entries.follow(reader, parts)
+    if top is None:
+        raise NotFound(what=os.fsdecode(path))
+    waiting = [(b"/".join(parts), top.inode, top.is_directory)]
     while waiting:
         here, inode, is_directory = waiting.pop()
         if not is_directory:
@@ -220,14 +216,9 @@ def _below(reader: Reader, path: bytes) -> Iterator[_Seen]:
 
 def _is_still(reader: Reader, file: _Seen) -> bool:
     """Whether the name still leads to the same bytes."""
-    inode = ROOT
-    for part in file.path.split(b"/"):
-        entry = entries.find(reader, inode, part)
-        if entry is None:
-            return False
-        inode = entry.inode
-    row = inodes.find(reader, inode)
-    if inode != file.inode or row is None or row.version != file.row.version:
+    entry = entries.follow(reader, file.path.split(b"/"))
+    row = None if entry is None or entry.inode != file.inode else inodes.find(reader, file.inode)
+    if row is None or row.version != file.row.version:
         return False
     return row.seal == file.row.seal or _stayed_sealed(row, file.row)
 
@@ -235,18 +226,6 @@ def _is_still(reader: Reader, file: _Seen) -> bool:
 def _stayed_sealed(now: InodeRow, before: InodeRow) -> bool:
     """Sealed in between, or recalled: the bytes are the same, and nothing was said of others."""
     return before.seal is None or (now.seal is not None and now.seal.sha256 == before.seal.sha256)
-
-
-def _verified(reader: Reader, packs: Iterable[PackNumber]) -> dict[int, list[copies.PackCopy]]:
-    """By target, the verified copies of every one of *packs*; only targets that hold them all."""
-    common: dict[int, list[copies.PackCopy]] | None = None
-    for pack in packs:
-        here = {copy.target: copy for copy in copies.of_pack(reader, pack) if copy.state is CopyState.VERIFIED}
-        if common is None:
-            common = {number: [copy] for number, copy in here.items()}
-        else:
-            common = {number: [*those, here[number]] for number, those in common.items() if number in here}
-    return common or {}
 
 
 def _custody(file: _Seen, repository: Repository, held: tuple[CustodyCopy, ...], trouble: str) -> Custody:
