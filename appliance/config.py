@@ -91,6 +91,16 @@ class ScrubSettings:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
+class CollectionSettings:
+    """[collection]: packs that no file needs any more go."""
+
+    after_seconds: float = 604_800.0
+    """A pack that no file needs is removed no sooner than this after it was found (7 days); 0: nothing is removed."""
+    live_percent_min: float = 40.0
+    """A pack of whose contents less is needed is packed again, and removed; 0: never."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
 class EncryptionSettings:
     """[encryption]: where the secret is that opens the keyring of an encrypted archive."""
 
@@ -156,6 +166,10 @@ class TargetSettings:
     """Uploads at once."""
     bytes_per_second_max: int = 0
     """0 for no limit."""
+    storage_days_min: int = 0
+    """Charged for each object at least (Standard-IA 30, Glacier 90, Azure Archive 180): not collected before."""
+    price_per_gigabyte_month: float = 0.0
+    """For what `vna collect` says of costs."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -169,6 +183,7 @@ class Configuration:
     packs: PackSettings = PackSettings()
     manifests: ManifestSettings = ManifestSettings()
     scrub: ScrubSettings = ScrubSettings()
+    collection: CollectionSettings = CollectionSettings()
     encryption: EncryptionSettings = EncryptionSettings()
     drill: DrillSettings = DrillSettings()
     receipts: ReceiptSettings = ReceiptSettings()
@@ -234,6 +249,7 @@ def parse(document: Mapping[str, Any], *, archive: str, file: str) -> Configurat
         packs=_section(table, "packs", PackSettings),
         manifests=_section(table, "manifests", ManifestSettings),
         scrub=_section(table, "scrub", ScrubSettings),
+        collection=_section(table, "collection", CollectionSettings),
         encryption=_section(table, "encryption", EncryptionSettings),
         drill=_section(table, "drill", DrillSettings),
         receipts=_section(table, "receipts", ReceiptSettings),
@@ -299,6 +315,7 @@ _T = TypeVar(
     PackSettings,
     ManifestSettings,
     ScrubSettings,
+    CollectionSettings,
     EncryptionSettings,
     DrillSettings,
     ReceiptSettings,
@@ -350,6 +367,10 @@ def _check_periods(configuration: Configuration, table: _Table) -> None:
         table.fail("manifests.seconds_max", seconds, "is less than 0.05", "60 is a good choice")
     if (seconds := configuration.scrub.period_seconds) < 1:
         table.fail("scrub.period_seconds", seconds, "is less than one", "2592000 (30 days) is a good choice")
+    if 0 < (seconds := configuration.collection.after_seconds) < 1:
+        table.fail("collection.after_seconds", seconds, "is less than one", "604800 (7 days) is a good choice")
+    if (percent := configuration.collection.live_percent_min) > 90:
+        table.fail("collection.live_percent_min", percent, "is more than 90", "40 is a good choice")
     if 0 < (seconds := configuration.drill.period_seconds) < 3600:
         table.fail("drill.period_seconds", seconds, "is less than an hour", "2592000 (30 days) is a good choice")
 

@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     from vnafs.pipeline.runner import Tiering
     from vnafs.pipeline.settings import TieringSettings
     from vnafs.receipts.timestamps import TimestampService
+    from vnafs.upkeep.collect import Collector, CollectSettings
     from vnafs.upkeep.issue import Issuer
     from vnafs.upkeep.manifests import Manifests
     from vnafs.upkeep.scrub import Scrub, ScrubSettings
@@ -285,6 +286,40 @@ def open_scrub(
         evict=lambda inodes: [decision.yes for decision in tiering.evictor.evict_many(inodes)],
         manifests=manifests.look_again,
         clock=clock,
+        fatal=fatal,
+    )
+
+
+def open_collector(  # noqa: PLR0913 - parts and exits, each named where it is wired
+    store: Engine,
+    namespace: Engine,
+    tiering: Tiering,
+    settings: CollectSettings,
+    manifests: Manifests,
+    *,
+    fold: Callable[[], None],
+    clock: Clock,
+    faults: Faults,
+    fatal: Callable[[BaseException], None],
+) -> Collector:
+    """What removes packs that no file needs any more."""
+    from vnafs.pipeline.namespace import Namespace  # noqa: PLC0415 - only tierd needs them
+    from vnafs.pipeline.repack import Repacker  # noqa: PLC0415
+    from vnafs.upkeep.collect import Collector  # noqa: PLC0415
+
+    return Collector(
+        store,
+        namespace,
+        settings,
+        shelf=tiering.shelf,
+        repacker=Repacker(store, Namespace(namespace), tiering.shelf, tiering.recaller, tiering.packer, faults),
+        fold=fold,
+        covers=manifests.covers,
+        storage_seconds_min=lambda: {one.number: one.storage_seconds_min for one in tiering.replicators()},
+        kick=tiering.kick,
+        gone=tiering.contents_gone,
+        clock=clock,
+        faults=faults,
         fatal=fatal,
     )
 

@@ -50,6 +50,8 @@ def status(args: argparse.Namespace, asking: Asking) -> int:
         if answer["manifests"]["why"]:
             say(f"WARNING: the last changes were not recorded for targets: {answer['manifests']['why']}")
         say(_scrub_shown(answer["scrub"]))
+        if answer["collected"]["removed"]:
+            say(_collected_shown(answer["collected"]))
         period_seconds = asking.configuration.drill.period_seconds
         for line in (*drills.lines(answer, period_seconds), *_recalls_shown(answer), *_repositories_shown(answer)):
             say(line)
@@ -114,6 +116,14 @@ def _scrub_shown(found: Mapping[str, Any]) -> str:
         f"{found['manifests']} manifest objects"
     )
     return f"WARNING: {seen}; {wrong} were wrong" if wrong else seen
+
+
+def _collected_shown(found: Mapping[str, Any]) -> str:
+    """What was removed since tierd began; `vna collect --dry-run` says what else could be."""
+    return (
+        f"collected since tierd began: {found['removed']} packs ({shown.size(found['removed_bytes'])}) that no file "
+        f"needed, {found['repacked']} contents packed again"
+    )
 
 
 def _recalls_shown(answer: Mapping[str, Any]) -> list[str]:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
 from appliance import config, journal
-from appliance.cli import archives, drills, files, keys, recovery, repositories, targets
+from appliance.cli import archives, collection, drills, files, keys, recovery, repositories, targets
 from appliance.cli import versions as past
 from appliance.cli.asking import Asking
 from appliance.cli.console import Console
@@ -172,6 +172,9 @@ def _worst_day(command: Command) -> None:
     drill.add_argument("--files", type=int, default=None, metavar="N", help="drawn by lot and read back")
     drill.add_argument("--due", action="store_true", help="only on targets whose last one is too long ago")
     drill.add_argument("--scratch", default="", metavar="DIR", help="instead of a folder in the archive")
+    collect = command("collect", "look now for packs that no file needs, and say what they come to", collection.collect)
+    collect.add_argument("--dry-run", action="store_true", help="only say it")
+    collect.add_argument("--strays", action="store_true", help="list targets for packs that this index does not know")
 
 
 def _receipt(parser: argparse.ArgumentParser) -> None:

@@ -25,6 +25,7 @@ from vnafs.pipeline.namespace import Namespace
 from vnafs.pipeline.protect import copy_as_of
 from vnafs.pipeline.runner import Tiering
 from vnafs.targets.verifying import verify
+from vnafs.upkeep.collect import Collector
 from vnafs.upkeep.manifests import Manifests
 from vnafs.upkeep.scrub import Scrub
 
@@ -36,11 +37,12 @@ IN_WORK = (FileState.OPEN, FileState.SEALED, FileState.PACKED)
 class TieringControl:
     """Methods over one Tiering."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - what it answers about, each named where it is wired
         self,
         tiering: Tiering,
         manifests: Manifests,
         scrub: Scrub,
+        collector: Collector,
         store: Engine,
         namespace: Engine,
         *,
@@ -51,6 +53,7 @@ class TieringControl:
         self._tiering = tiering
         self._manifests = manifests
         self._scrub = scrub
+        self._collector = collector
         self._store = store
         self._namespace = Namespace(namespace)
         self._reload = reload
@@ -99,6 +102,7 @@ class TieringControl:
             "recalled_today": self._recalled_today(),
             "manifests": self._manifests_shown(),
             "scrub": dataclasses.asdict(self._scrub.findings),
+            "collected": dataclasses.asdict(self._collector.collected),
             "drills": held,
             "targets": self.targets({}, __),
         }

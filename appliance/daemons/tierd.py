@@ -15,6 +15,7 @@ from typing import NoReturn
 from appliance import config, keys, system
 from appliance.config import Configuration, TargetSettings
 from appliance.control.client import ControlClient
+from appliance.control.collection import collection_methods
 from appliance.control.recall import recall_methods
 from appliance.control.receipts import receipt_methods
 from appliance.control.server import ControlServer
@@ -34,6 +35,7 @@ from vnafs.targets.credentials import Credentials, find_credentials
 from vnafs.targets.limits import Limits
 from vnafs.targets.open import open_target
 from vnafs.targets.port import Target
+from vnafs.upkeep.collect import CollectSettings
 from vnafs.upkeep.scrub import ScrubSettings
 
 log = logging.getLogger(__name__)
@@ -45,6 +47,9 @@ ANSWERS_SECONDS_MAX = 1.0
 """For answers under way when we are to stop; whoever asked asks the next process."""
 LEAN_PERIODS = 2
 """Of scrub: what was not verified for longer, although it should have been, holds nothing new."""
+DAY_SECONDS = 86400.0
+YOUNG_SECONDS = 3600.0
+"""A pack is no younger when it is condemned."""
 RECALL_REQUESTS = 16
 """Kept free of uploads, so that a reader never waits behind the drain."""
 
@@ -82,6 +87,7 @@ def run(configuration: Configuration, environ: Mapping[str, str], faults: Faults
     def superseded(why: str) -> None:
         tiering.suspend(why)
         scrub.stop()
+        collector.stop()
         tree.supersede(why)
 
     manifests = archive_store.open_manifests(
@@ -107,10 +113,26 @@ def run(configuration: Configuration, environ: Mapping[str, str], faults: Faults
         clock=clock,
         fatal=_end,
     )
+    collector = archive_store.open_collector(
+        engine,
+        namespace,
+        tiering,
+        CollectSettings(
+            configuration.collection.after_seconds,
+            configuration.collection.live_percent_min,
+            min(YOUNG_SECONDS, configuration.collection.after_seconds),
+        ),
+        manifests,
+        fold=tree.fold,
+        clock=clock,
+        faults=faults,
+        fatal=_end,
+    )
     control = TieringControl(
         tiering,
         manifests,
         scrub,
+        collector,
         engine,
         namespace,
         reload=lambda: tiering.set_targets(destinations(config.load(archive), environ)),
@@ -130,10 +152,22 @@ def run(configuration: Configuration, environ: Mapping[str, str], faults: Faults
     tiering.set_targets(wanted)
     server = ControlServer(
         os.path.join(configuration.folder("run"), "tierd.sock"),
-        [*recall_methods(tiering.recaller), *control.methods(), *receipt_methods(issuer)],
+        [
+            *recall_methods(tiering.recaller),
+            *control.methods(),
+            *receipt_methods(issuer),
+            *collection_methods(
+                collector,
+                tiering,
+                engine,
+                {target.name: target.price_per_gigabyte_month for target in configuration.targets},
+                enabled=bool(configuration.collection.after_seconds),
+            ),
+        ],
     )
     if not manifests.compare():
         scrub.start()
+        collector.start()
     tiering.start()
     server.start()
     manifests.start()
@@ -141,7 +175,7 @@ def run(configuration: Configuration, environ: Mapping[str, str], faults: Faults
     signal.sigwait(system.STOPPING)
     log.info("tierd.stopping")
     answered = server.close(ANSWERS_SECONDS_MAX)
-    ended = [manifests.stop(), scrub.stop(), tiering.stop()]
+    ended = [manifests.stop(), scrub.stop(), collector.stop(), tiering.stop()]
     if not all(ended) or not answered:
         _abandon(engine)
     engine.close()
@@ -192,7 +226,9 @@ def destinations(configuration: Configuration, environ: Mapping[str, str]) -> di
             address, file=target.credentials_file, environ=environ, key=f"{key}.credentials_file"
         )
         opened = functools.partial(_open, target, address, credentials)
-        found[TargetName(target.name)] = Destination(opened, target.url, target.transfers_max)
+        found[TargetName(target.name)] = Destination(
+            opened, target.url, target.transfers_max, target.storage_days_min * DAY_SECONDS
+        )
     return found
 
 

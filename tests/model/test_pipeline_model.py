@@ -42,6 +42,7 @@ def pool(dice: random.Random) -> list[bytes]:
 class Life:
     """One random life. *expected* holds what was acknowledged."""
 
+    middles = MIDDLES
     rots_here = False
     """Packs rot on the local disk too. News of them that is under way when one is given up is true again only after the
     next reconciliation, and a use of it may stay until the next start: both keep more than they need, and lose nothing.
@@ -355,7 +356,7 @@ class Life:
                 deed()
                 self.possible = {}
 
-        self.world.fate.meanwhile[self.dice.choice(MIDDLES)] = meanwhile
+        self.world.fate.meanwhile[self.dice.choice(self.middles)] = meanwhile
 
     def restart(self) -> None:
         if not self.open:

@@ -13,6 +13,7 @@ SECTIONS = {
     "[packs]": config.PackSettings,
     "[manifests]": config.ManifestSettings,
     "[scrub]": config.ScrubSettings,
+    "[collection]": config.CollectionSettings,
     "[encryption]": config.EncryptionSettings,
     "[drill]": config.DrillSettings,
     "[receipts]": config.ReceiptSettings,

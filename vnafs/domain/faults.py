@@ -68,6 +68,14 @@ RARE_POINTS: tuple[str, ...] = (
     "condemn.marked",
     "condemn.taken_back",
     "condemn.forgotten",
+    # collect: packs that no file needs any more go
+    "collect.condemned",
+    "collect.repacked",
+    "collect.moved",
+    "collect.walked",
+    "collect.removed",
+    "collect.asked",
+    "collect.deleted",
     # rollback: names become what they were, a bounded number at a time
     "rollback.step",
     "rollback.cleared",

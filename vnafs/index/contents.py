@@ -96,16 +96,31 @@ def decode(number: ContentNumber, row: bytes) -> Content:
 
 
 def find(reader: Reader, sha256: Sha256, repository: RepositoryId) -> Content | None:
-    """The repository's content with exactly that hash; one whose packs are condemned only if there is no other."""
-    found: Content | None = None
-    for number in hash_numbers(reader, keys.Hashed.CONTENT, sha256):
-        content = get(reader, ContentNumber(number))
-        if content is not None and content.sha256 == sha256 and content.repository == repository:
-            if found is None:
-                found = content
-            elif condemned.any_of(reader, found.packs()):
-                return content
-    return found
+    """The repository's content with exactly that hash: where there are several, one whose packs nobody gave up.
+
+    While a pack is emptied (`pipeline.repack`) that is the one in it, until the files have moved to the other.
+    """
+    found = twins(reader, sha256, repository)
+    return found[0] if len(found) == 1 else min(found, key=lambda content: _rank(reader, content), default=None)
+
+
+def twins(reader: Reader, sha256: Sha256, repository: RepositoryId) -> list[Content]:
+    """All of the repository's contents with exactly that hash, the oldest first. There is more than one seldom."""
+    found = (get(reader, ContentNumber(number)) for number in hash_numbers(reader, keys.Hashed.CONTENT, sha256))
+    return [
+        content
+        for content in found
+        if content is not None and content.sha256 == sha256 and content.repository == repository
+    ]
+
+
+def _rank(reader: Reader, content: Content) -> int:
+    """0 for a content that is good or, while its pack is emptied, still in use; more for those that are worse."""
+    if not condemned.any_of(reader, content.packs()):
+        return 0
+    if condemned.any_given_up(reader, content.packs()):
+        return 2
+    return 0 if is_used(reader, content.number) else 1
 
 
 def of_pack(reader: Reader, first: ContentNumber, count: int) -> Iterator[Content]:
@@ -151,6 +166,17 @@ def uses(reader: Reader, number: ContentNumber) -> Iterator[tuple[Inode, Version
     for key, _ in reader.scan(prefix, prefix_stop(prefix)):
         _, inode, version = keys.use_of(key)
         yield inode, version
+
+
+def is_used(reader: Reader, number: ContentNumber) -> bool:
+    """Whether any file is this content, as far as the store has heard."""
+    return next(uses(reader, number), None) is not None
+
+
+def used_of_run(reader: Reader, first: ContentNumber, count: int) -> set[ContentNumber]:
+    """Which of the contents with consecutive numbers some file is; one scan."""
+    start, stop = keys.uses(first), keys.uses(ContentNumber(first + count))
+    return {keys.use_of(key)[0] for key, _ in reader.scan(start, stop)}
 
 
 def uses_from(

@@ -63,6 +63,11 @@ def put(tx: Transaction, pack: Pack) -> None:
     tx.put(keys.pack_id(pack.id), _NUMBER.pack(pack.number))
 
 
+def changed(tx: Transaction, number: PackNumber) -> None:
+    """Have a pack's rows recorded again: some of its contents are no more."""
+    feeds.append(tx, Event(EventKind.PACKED, Inode(0), Version(0), detail=number))
+
+
 def remove(tx: Transaction, pack: Pack) -> None:
     """Forget a pack of which no copy is known any more (`copies.remove`)."""
     counts.add(tx, counts.PACKS, -1, -pack.size_bytes)

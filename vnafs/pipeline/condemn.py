@@ -12,22 +12,22 @@ Any replicator's thread calls `doubt`; one at a time gets its turn.
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import itertools
 import logging
 import os
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 
 from vnafs.domain.clock import Clock
 from vnafs.domain.copies import CopyState
 from vnafs.domain.errors import NotFound, VnaError
 from vnafs.domain.faults import Faults
 from vnafs.domain.files import FileFacts, FileState, Proposal
-from vnafs.domain.ids import ContentNumber, Inode, PackNumber, Version
-from vnafs.index import condemned, contents, copies, packs, pieces, targets
+from vnafs.domain.ids import Inode, PackNumber, Version
+from vnafs.index import condemned, contents, copies, packs, targets
 from vnafs.index.engine import Engine, Reader
+from vnafs.pipeline import doomed
 from vnafs.pipeline.namespace import Namespace
 from vnafs.pipeline.shelf import Shelf
 from vnafs.pipeline.tree import Tree
@@ -73,7 +73,7 @@ class Condemner:
                 pack = packs.get(reader, number)
                 if pack is None:
                     return True
-                is_marked = condemned.find(reader, number) is not None
+                is_marked = condemned.any_given_up(reader, [number])
                 is_verified = _verified(reader, number)
                 is_hoped_for = _in_state(reader, number, CopyState.UPLOADED)
             if not (is_absent or pack.local) or (pack.local and self._shelf.is_whole(pack)):
@@ -147,8 +147,8 @@ class Condemner:
     def _files(self, pack: packs.Pack) -> Iterator[tuple[contents.Content, FileFacts]]:
         """The versions that need a pack and still are their files'."""
         with self._store.read() as reader:
-            doomed = list(_doomed(reader, pack))
-        for content in doomed:
+            needing = list(doomed.contents_of(reader, pack))
+        for content in needing:
             with self._store.read() as reader:
                 versions = list(contents.uses(reader, content.number))
             for inode, version in versions:
@@ -166,16 +166,7 @@ class Condemner:
             if _verified(tx, pack.number):
                 condemned.pardon(tx, pack.number)
                 return False
-            for content in list(_doomed(tx, pack)):
-                contents.remove(tx, content)
-                home = packs.get(tx, content.home)
-                if home is not None and pack.number in home.leans_on:
-                    left = tuple(number for number in home.leans_on if number != pack.number)
-                    packs.put(tx, dataclasses.replace(home, leans_on=left))
-            pieces.remove_run(tx, pack.pieces_first, pack.pieces_count)
-            for copy in copies.of_pack(tx, pack.number):
-                copies.remove(tx, pack.number, copy.target)
-            packs.remove(tx, packs.get(tx, pack.number) or pack)
+            doomed.forget(tx, pack)
             for target in targets.current(tx):
                 # what was brought there is looked at in its turn, and removed if it is wrong
                 copies.enqueue(tx, copies.Transfer(target, now, pack.number, 0))
@@ -194,13 +185,3 @@ def _verified(reader: Reader, number: PackNumber) -> bool:
 def _in_state(reader: Reader, number: PackNumber, state: CopyState) -> bool:
     counted = targets.current(reader)
     return any(c.state is state and c.target in counted for c in copies.of_pack(reader, number))
-
-
-def _doomed(reader: Reader, pack: packs.Pack) -> Iterator[contents.Content]:
-    """The contents that cannot be without a pack."""
-    yield from contents.of_pack(reader, pack.contents_first, pack.contents_count)
-    leaning: Sequence[ContentNumber] = list(contents.leaning_on(reader, pack.number))
-    for number in leaning:
-        content = contents.get(reader, number)
-        if content is not None:
-            yield content

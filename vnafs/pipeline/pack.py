@@ -166,9 +166,10 @@ class Packer:
                 pending.files.extend(files)
                 return True
             with self._store.read() as reader:
-                known = contents.find(reader, sha256, domain.repository.id)
-                if known is None or not self._leaning.may(reader, known.packs()):
-                    return False
+                same = contents.twins(reader, sha256, domain.repository.id)
+                known = next((content for content in same if self._leaning.may(reader, content.packs())), None)
+            if known is None:
+                return False
         for file in files:
             self._recorder.reuse(known.number, file)
         return True

@@ -17,7 +17,6 @@ import logging
 import os
 from collections.abc import Callable, Iterable
 
-from vnafs.content import packfile
 from vnafs.domain.clock import NANOSECONDS, Clock, Instant
 from vnafs.domain.copies import Copy
 from vnafs.domain.errors import NotFound, VnaError
@@ -31,6 +30,7 @@ from vnafs.index.protections import Frozen, Protection
 from vnafs.local.frozen import FrozenCopies, FrozenCopy
 from vnafs.local.spool import fingerprint_of
 from vnafs.pipeline.held import copies_of_content
+from vnafs.pipeline.hints import hints_of
 from vnafs.pipeline.namespace import Described, Namespace
 from vnafs.pipeline.pack import Packer
 from vnafs.pipeline.seal import Reading
@@ -50,8 +50,6 @@ COPY_SECONDS_MAX = 3600.0
 FILES_MAX = 100_000
 """Followed at once; more than can be open."""
 ROWS_AT_ONCE = 256
-
-Hints = Callable[[Described], packfile.FileHints]
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -137,7 +135,6 @@ class Protector:
         settings: ProtectorSettings,
         *,
         local_path: Callable[[Inode, Version], str],
-        hints: Hints,
         ready: Callable[[], bool],
         clock: Clock,
         faults: Faults,
@@ -150,7 +147,6 @@ class Protector:
         self._seconds_max = settings.unprotected_seconds_max
         self._hold_seconds_max = settings.hold_seconds_max
         self._local_path = local_path
-        self._hints = hints
         self._ready = ready
         self._clock = clock
         self._faults = faults
@@ -369,7 +365,7 @@ class Protector:
 
     def _pack(self, described: Described, copy: FrozenCopy) -> Seal | None:
         facts = described.facts
-        hints = dataclasses.replace(self._hints(described), mtime_ns=copy.mtime_ns, is_open=True)
+        hints = dataclasses.replace(hints_of(described), mtime_ns=copy.mtime_ns, is_open=True)
         repository = self._namespace.repository(facts.repository)
         candidate = Candidate(facts.inode, facts.version, FileState.OPEN, Instant(0))
         descriptor = os.open(copy.path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)

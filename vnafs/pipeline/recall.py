@@ -454,9 +454,13 @@ class Recaller:
         return found
 
     def forget_recipes(self) -> None:
-        """Some contents are not where they were."""
+        """Some contents are not where they were. Waits for those that read parts of large files at this moment."""
         with self._lock:
             self._recipes.clear()
+            ranged = list(self._ranged.values())
+        for one in ranged:
+            with one.lock:
+                self._forget(one)
 
     def shed(self) -> None:
         """Let the parts of large files go that nobody asks for at this moment: the local disk is short of room."""

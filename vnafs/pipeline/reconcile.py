@@ -79,7 +79,8 @@ class Reconciler:
             content = contents.find(reader, facts.sha256, facts.repository)
             if content is None:  # its pack was given up
                 return Proposal(inode, version, FileState.SEALED, sha256=facts.sha256)
-            noted = contents.has_use(reader, content.number, inode, version)
+            same = contents.twins(reader, facts.sha256, facts.repository)
+            noted = any(contents.has_use(reader, twin.number, inode, version) for twin in same)
             current = targets.current(reader)
             held = sum(1 for number in copies.verified_on(reader, content.packs()) if number in current)
         if not noted:  # a crash kept it from being noted

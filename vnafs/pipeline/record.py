@@ -303,7 +303,8 @@ class Recorder:
         with self._store.read() as reader:
             late = []
             for sha256, pending in pack.contents.items():
-                content = contents.find(reader, sha256, repository)
+                same = contents.twins(reader, sha256, repository)
+                content = next((content for content in same if content.home == pack.number), None)
                 if content is not None:
                     late += [
                         (content, file)

@@ -32,6 +32,7 @@ from vnafs.domain.errors import (
 from vnafs.domain.faults import Faults
 from vnafs.domain.ids import ObjectName, PackNumber, TargetName, pack_object_name
 from vnafs.index import condemned, copies, packs, targets
+from vnafs.index.condemned import Asked, Removal, Stage
 from vnafs.index.engine import Engine
 from vnafs.pipeline.shelf import Shelf
 from vnafs.targets.port import Target
@@ -43,6 +44,8 @@ IDLE_SECONDS = 1.0
 BACKOFF_SECONDS_MIN = 1.0
 BACKOFF_SECONDS_MAX = 60.0
 STOP_SECONDS_MAX = 10.0
+REFUSED_SECONDS = 3600.0
+"""Before a target that does not let go of a collected pack is asked again."""
 
 
 class Doubt(Protocol):
@@ -78,6 +81,7 @@ class Replicator:
         shelf: Shelf,
         *,
         transfers_max: int,
+        storage_seconds_min: float = 0.0,
         prepare: Callable[[Target, Callable[[], Capabilities]], None],
         clock: Clock,
         faults: Faults,
@@ -88,6 +92,7 @@ class Replicator:
     ) -> None:
         self.number = number
         self.target = target
+        self.storage_seconds_min = storage_seconds_min
         self.health = Health()
         self._store = store
         self._shelf = shelf
@@ -222,7 +227,9 @@ class Replicator:
             pack = packs.get(reader, number)
             given_up = condemned.find(reader, number)
         if pack is None:
-            if given_up is not None:
+            if given_up is not None and given_up.stage is Stage.REMOVED:
+                self._remove(number, given_up)
+            elif given_up is not None:
                 self._remove_if_wrong(given_up)
             return VerifiedBy.NOTHING
         self._prepare(self.target, self.capabilities)  # what is wrong with that is no news of the pack
@@ -248,6 +255,21 @@ class Replicator:
             self.target.delete(name)
         else:
             log.warning("replicate.given_up_and_whole", extra={"target": self.name, "pack": given_up.id.hex()})
+
+    def _remove(self, number: PackNumber, removed: condemned.Condemned) -> None:
+        """Remove the object of a pack that was collected, if this target's turn has come."""
+        asked = removed.asked.get(self.number)
+        if asked is None or asked.removal is not Removal.ASKED:
+            return  # the transfer was to bring it
+        became = Asked(Removal.GONE)
+        try:
+            self.target.delete(pack_object_name(removed.id))
+        except TargetRefused as problem:
+            log.warning("collect.refused", extra={"target": self.name, "why": str(problem)})
+            became = Asked(Removal.LATER, Instant(self._clock.now() + int(REFUSED_SECONDS * NANOSECONDS)))
+        self._faults.reach("collect.deleted")
+        with self._store.write() as tx:
+            condemned.note(tx, number, self.number, became)
 
     def _put(self, pack: packs.Pack) -> VerifiedBy:
         number = pack.number

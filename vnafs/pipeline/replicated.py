@@ -40,9 +40,11 @@ def by_packing(reader: Reader, repositories: Sequence[Repository], packed: Itera
         sha256 = version.content
         is_known = False
         for repository in repositories:
-            content = None if sha256 is None else contents.find(reader, sha256, repository.id)
-            is_known |= content is not None
-            if content is None or not contents.has_use(reader, content.number, version.inode, version.version):
+            same = [] if sha256 is None else contents.twins(reader, sha256, repository.id)
+            is_known |= bool(same)
+            used = (one for one in same if contents.has_use(reader, one.number, version.inode, version.version))
+            content = next(used, None)
+            if content is None:
                 continue
             if _enough(reader, content, repository, counted):
                 proposals.append(Proposal(version.inode, version.version, FileState.REPLICATED, sha256=sha256))

@@ -16,7 +16,6 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 
-from vnafs.content import packfile
 from vnafs.content.encoder import Attempts, Encoder, NoAttempts
 from vnafs.domain.clock import NANOSECONDS, Clock, Instant
 from vnafs.domain.copies import Capabilities, Copy
@@ -37,9 +36,10 @@ from vnafs.pipeline.evict import Evictor, Watermarks, watermarks
 from vnafs.pipeline.fleet import Fleet
 from vnafs.pipeline.flights import Flights
 from vnafs.pipeline.held import copies_of_content
+from vnafs.pipeline.hints import hints_of
 from vnafs.pipeline.keys import Keys
 from vnafs.pipeline.look import Lookout
-from vnafs.pipeline.namespace import Described, Namespace
+from vnafs.pipeline.namespace import Namespace
 from vnafs.pipeline.pack import Packer, PackerSettings
 from vnafs.pipeline.propose import Proposer
 from vnafs.pipeline.protect import Protector, ProtectorSettings
@@ -136,7 +136,7 @@ class Tiering:
             store, namespace, tree, clock, standing=self._reconciler.standing, propose=self._proposer.add
         )
         self._condemner = Condemner(
-            store, namespace, tree, self.shelf, local_path, gone=self._contents_gone, clock=clock, faults=faults
+            store, namespace, tree, self.shelf, local_path, gone=self.contents_gone, clock=clock, faults=faults
         )
         self._waiting = WaitingPacks(
             store,
@@ -190,7 +190,6 @@ class Tiering:
             ),
             ProtectorSettings(settings.unprotected_seconds_max, settings.hold_seconds_max),
             local_path=local_path,
-            hints=_hints,
             ready=self._may_protect,
             clock=clock,
             faults=faults,
@@ -289,6 +288,7 @@ class Tiering:
             self._store,
             self.shelf,
             transfers_max=destination.transfers_max,
+            storage_seconds_min=destination.storage_seconds_min,
             prepare=self._bring_keys,
             clock=self._clock,
             faults=self._faults,
@@ -397,7 +397,7 @@ class Tiering:
         ) as sealing:
             if isinstance(sealing, Later | Gone):
                 return sealing
-            seal = self.packer.add(sealing, repository, _hints(described))
+            seal = self.packer.add(sealing, repository, hints_of(described))
             if seal is None:
                 return Later("changed while it was read", self._soon())
             self._flights.sealed(candidate, seal)
@@ -459,10 +459,15 @@ class Tiering:
     # -- what became of packs ------------------------------------------------------------------------------------
 
     def _recorded(self, _: PackNumber) -> None:
+        self.kick()
+
+    def kick(self) -> None:
+        """There may be more transfers."""
         for replicator in self.replicators():
             replicator.kick()
 
-    def _contents_gone(self) -> None:
+    def contents_gone(self) -> None:
+        """Some contents are not where they were."""
         self.recaller.forget_recipes()
         self._reconciler.ask()
 
@@ -527,18 +532,3 @@ def _attempts(path: str) -> Attempts:
     except NoSpace:
         log.warning("attempts.no_space")
         return NoAttempts()
-
-
-def _hints(described: Described) -> packfile.FileHints:
-    row = described.row
-    return packfile.FileHints(
-        path=described.path,
-        inode=described.facts.inode,
-        version=described.facts.version,
-        mode=row.mode,
-        uid=row.uid,
-        gid=row.gid,
-        mtime_ns=row.mtime_ns,
-        ctime_ns=row.ctime_ns,
-        xattrs=described.xattrs,
-    )

@@ -40,9 +40,11 @@ class TieringSettings:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Destination:
-    """A target as configured: where, and how many uploads at once."""
+    """A target as configured."""
 
     open: Callable[[Capabilities | None], Target]
     """Makes the target, given what its last probe found."""
     url: str
     transfers_max: int
+    storage_seconds_min: float = 0.0
+    """What it charges for at least for each object: one that goes earlier costs as much."""

@@ -80,15 +80,16 @@ def _has_last_version(reader: Reader, inode: Inode) -> bool:
 def of_store(reader: Reader, events: Iterable[Event]) -> Iterator[Row]:
     """The packs that the events speak of, with their contents and pieces.
 
-    Of a pack that is gone only its row is removed: what was in it goes with it when an index is rebuilt.
+    Of a pack that is gone only its row is removed: what was in it goes with it when an index is rebuilt. Of one that is
+    there some contents may be gone: those that leaned on others.
     """
     for number in sorted({PackNumber(event.detail) for event in events}):
         yield _row(reader, STORE, keys.pack(number))
         pack = packs.get(reader, number)
         if pack is None:
             continue
-        contents_stop = keys.content(ContentNumber(pack.contents_first + pack.contents_count))
-        yield from _rows(reader, STORE, keys.content(pack.contents_first), contents_stop)
+        for content in range(pack.contents_first, pack.contents_first + pack.contents_count):
+            yield _row(reader, STORE, keys.content(ContentNumber(content)))
         pieces_stop = keys.piece(PieceNumber(pack.pieces_first + pack.pieces_count))
         yield from _rows(reader, STORE, keys.piece(pack.pieces_first), pieces_stop)
 

@@ -22,7 +22,7 @@ from vnafs.index import meta
 from vnafs.index.engine import Engine
 from vnafs.pipeline.keys import Keys
 from vnafs.targets.port import Target
-from vnafs.upkeep.ledger import Ledger, Sent
+from vnafs.upkeep.ledger import Ledger, Sent, sent
 from vnafs.upkeep.record import Record
 from vnafs.upkeep.send import Send
 
@@ -303,6 +303,19 @@ class Manifests:
     def _go_on_after(self, number: int) -> None:
         self._after = max(self._after, number)
         self._hurry.set()
+
+    def covers(self, target: int, feed: int) -> bool:
+        """Whether a target has manifests of ours that tell of everything in the store's feed before a number.
+
+        They were created there exclusively: no other life of this archive has written to it since.
+        """
+        if self.rival:
+            return False
+        here = self.ledger.position()
+        with self._store.read() as reader:
+            there = sent(reader, target)
+        is_told = here.store_cursor >= feed and here.snapshot is not None
+        return is_told and there.snapshot == here.snapshot and there.number >= here.number
 
     def _is_kept(self, snapshot: int) -> bool:
         with self._lock:
