@@ -8,6 +8,7 @@ import threading
 import pytest
 
 from tests.semantics.trees import HandClock
+from tests.system.archives import until
 from vnafs.domain.errors import RecallForbidden, Rehydrating
 from vnafs.fs.caller import Caller
 from vnafs.fuse.admission import LOG_SECONDS, Admission
@@ -54,15 +55,20 @@ def test_a_process_that_nobody_can_see_is_not_refused(tmp_path, pid):
     Admission(["find"], proc=str(tmp_path)).check(Caller(0, 0, pid))
 
 
+def name_of(process):
+    with open(f"/proc/{process}/comm") as file:
+        return file.read().strip()
+
+
 def test_the_names_of_real_processes_and_threads_are_found():
     with subprocess.Popen(["sleep", "60"]) as process:
         try:
+            until(lambda: name_of(process.pid) == "sleep", "it is itself")  # until execve(2) it has our name
             with pytest.raises(RecallForbidden, match="process sleep"):
                 Admission(["sleep"]).check(Caller(0, 0, process.pid))
         finally:
             process.kill()
-    with open("/proc/self/comm") as file:
-        own = file.read().strip()
+    own = name_of("self")
     found = []
 
     def check():
