@@ -66,6 +66,16 @@ SUITES: Mapping[str, Suite] = {
         pytest("test_pipeline_model.py::test_a_life_that_nobody_has_seen_before"),
         4 * 3600,
     ),
+    "collect-model": Suite(
+        pytest("test_collect_model.py::test_many_lives_that_collect"),
+        pytest("test_collect_model.py::test_an_archive_that_collects_loses_nothing_and_leaves_nothing[1]"),
+        4 * 3600,
+    ),
+    "collect-exhaustive": Suite(
+        pytest("test_collect_exhaustive.py::test_every_sequence_of_five_deeds_loses_nothing"),
+        pytest("test_collect_exhaustive.py::test_every_sequence_of_three_deeds_loses_nothing[there-write]"),
+        4 * 3600,
+    ),
     "damage": Suite(
         pytest("test_damage.py::test_ten_thousand_hits"),
         pytest("test_damage.py::test_all_damage_is_found_and_mended_and_none_is_served[1]"),
