@@ -6,10 +6,10 @@ row says where. Reads and changes happen in the caller's transaction.
 
 from __future__ import annotations
 
-import dataclasses
 import itertools
 import struct
 from collections.abc import Iterator
+from typing import NamedTuple
 
 from vnafs.domain.errors import FormatUnknown
 from vnafs.domain.ids import ContentNumber, Inode, PackNumber, RepositoryId, Sha256, Span, Version
@@ -21,8 +21,7 @@ _VERSION = 1
 _NUMBER = struct.Struct(">Q")
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class Content:
+class Content(NamedTuple):
     """One C row."""
 
     number: ContentNumber
@@ -100,8 +99,12 @@ def find(reader: Reader, sha256: Sha256, repository: RepositoryId) -> Content | 
 
     While a pack is emptied (`pipeline.repack`) that is the one in it, until the files have moved to the other.
     """
+    numbers = hash_numbers(reader, keys.Hashed.CONTENT, sha256)
+    if len(numbers) == 1:  # nearly always
+        only = get(reader, ContentNumber(numbers[0]))
+        return only if only is not None and only.sha256 == sha256 and only.repository == repository else None
     found = twins(reader, sha256, repository)
-    return found[0] if len(found) == 1 else min(found, key=lambda content: _rank(reader, content), default=None)
+    return min(found, key=lambda content: _rank(reader, content), default=None)
 
 
 def twins(reader: Reader, sha256: Sha256, repository: RepositoryId) -> list[Content]:

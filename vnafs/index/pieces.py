@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import dataclasses
 import struct
+from typing import NamedTuple
 
 from vnafs.domain.errors import FormatUnknown
 from vnafs.domain.ids import PackNumber, PieceNumber, Sha256
@@ -15,8 +15,7 @@ _RECORD = struct.Struct(">BQQIIBB32s")
 _VERSION = 1
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class Piece:
+class Piece(NamedTuple):
     """One P row."""
 
     pack: PackNumber
