@@ -145,14 +145,14 @@ def _from_seal(seal: Seal | None) -> list[Any] | None:
     if seal is None:
         return None
     mark = seal.fingerprint
-    return [seal.sha256.hex(), mark.size_bytes, mark.mtime_ns, mark.ctime_ns]
+    return [seal.sha256.hex(), mark.size_bytes, mark.mtime_ns, mark.ctime_ns, seal.is_noise]
 
 
 def _to_seal(value: Sequence[Any] | None) -> Seal | None:
     if value is None:
         return None
-    sha256, size, mtime, ctime = value
-    return Seal(Sha256(bytes.fromhex(sha256)), Fingerprint(size, mtime, ctime))
+    sha256, size, mtime, ctime, is_noise = value
+    return Seal(Sha256(bytes.fromhex(sha256)), Fingerprint(size, mtime, ctime), is_noise)
 
 
 def from_facts(facts: FileFacts) -> dict[str, Any]:

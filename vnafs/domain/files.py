@@ -79,6 +79,8 @@ class Seal:
 
     sha256: Sha256
     fingerprint: Fingerprint
+    is_noise: bool = dataclasses.field(default=False, compare=False)
+    """The bytes look encrypted; told once, when they are sealed, and not stored."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

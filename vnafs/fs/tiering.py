@@ -20,6 +20,7 @@ from vnafs.domain.ids import ROOT, Inode, Version
 from vnafs.fs import history
 from vnafs.fs.core import Change, Core
 from vnafs.fs.removal import log_missing, make_stub
+from vnafs.fs.tripwire import Harm
 from vnafs.index import entries, keys, meta, returned
 from vnafs.index.inodes import InodeRow
 from vnafs.local.spool import is_plain, local_error
@@ -83,6 +84,8 @@ class Tiering:
                 return Verdict.CHANGED
         if proposal.content not in {None, seal.sha256}:
             return Verdict.GONE
+        if seal.is_noise and row.state is FileState.OPEN:
+            self._core.harmed(row.repository, Harm.SCRAMBLED)
         row = row._replace(state=proposal.state, seal=seal, before=None, due=self._core.clock.now())
         if row.size_bytes != seal.fingerprint.size_bytes:
             row = row._replace(size_bytes=seal.fingerprint.size_bytes)

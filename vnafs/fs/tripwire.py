@@ -17,11 +17,16 @@ HALF_SECONDS = 30.0
 
 
 class Harm(enum.Enum):
-    """What can happen to a content that is kept."""
+    """What can happen to a content that is kept, or what it can be replaced by."""
 
     OVERWRITTEN = "overwritten"
     RENAMED = "renamed"
     DELETED = "deleted"
+    SCRAMBLED = "written with bytes that look encrypted"
+
+
+WEIGHTS = {Harm.SCRAMBLED: 10}
+"""What people and archives hardly ever do counts for more."""
 
 
 @dataclasses.dataclass(slots=True)
@@ -30,7 +35,7 @@ class _Window:
     now: collections.Counter[Harm] = dataclasses.field(default_factory=collections.Counter)
     before: collections.Counter[Harm] = dataclasses.field(default_factory=collections.Counter)
     total: int = 0
-    """Of both."""
+    """Of both, weighed."""
 
 
 class Tripwire:
@@ -47,11 +52,15 @@ class Tripwire:
         if window is None or half > window.half + 1:
             window = self._windows[repository.id] = _Window(half)
         elif half > window.half:
-            window = self._windows[repository.id] = _Window(half, before=window.now, total=window.now.total())
+            window = self._windows[repository.id] = _Window(half, before=window.now, total=_weighed(window.now))
         window.now[harm] += 1
-        window.total += 1
+        window.total += WEIGHTS.get(harm, 1)
         if window.total <= repository.tripwire_per_minute:
             return ""
         counts = window.now + window.before
         del self._windows[repository.id]
         return ", ".join(f"{counts[one]} {one.value}" for one in Harm if counts[one]) + " within a minute"
+
+
+def _weighed(counts: collections.Counter[Harm]) -> int:
+    return sum(count * WEIGHTS.get(harm, 1) for harm, count in counts.items())

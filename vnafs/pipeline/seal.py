@@ -16,6 +16,7 @@ import logging
 import os
 from collections.abc import Iterator
 
+from vnafs.content.noise import HEAD_BYTES, is_noise
 from vnafs.domain.clock import NANOSECONDS, Clock, Instant
 from vnafs.domain.faults import Faults
 from vnafs.domain.files import Candidate, FileFacts, FileState, Seal
@@ -52,6 +53,7 @@ class Reading:
         self._faults = faults
         self._digest = hashlib.sha256()
         self._offset = 0
+        self._head = b""
         self.fingerprint = fingerprint_of(os.fstat(descriptor))
 
     @property
@@ -75,6 +77,7 @@ class Reading:
             parts.append(part)
         block = parts[0] if len(parts) == 1 else b"".join(parts)
         self._digest.update(block)
+        self._head = self._head or bytes(block[:HEAD_BYTES])
         return block
 
     def finish(self) -> Seal | None:
@@ -82,7 +85,7 @@ class Reading:
         self._faults.reach("seal.hashed")
         if fingerprint_of(os.fstat(self.descriptor)) != self.fingerprint or self._offset != self.size_bytes:
             return None
-        return Seal(Sha256(self._digest.digest()), self.fingerprint)
+        return Seal(Sha256(self._digest.digest()), self.fingerprint, is_noise(self._head))
 
 
 @contextlib.contextmanager

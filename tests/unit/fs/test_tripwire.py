@@ -10,6 +10,7 @@ import pytest
 from tests.semantics.trees import ALICE, Tree
 from tests.unit.fs.test_history import overwrite, packed
 from vnafs.domain.errors import ReadOnly
+from vnafs.domain.files import FileState, Proposal, Verdict
 from vnafs.domain.ids import RepositoryId
 from vnafs.domain.repositories import OnTrip, Repository
 from vnafs.fs.settings import Settings
@@ -68,6 +69,29 @@ def test_a_high_rate_is_an_alert_that_lasts_and_stops_expiry(tree: Tree) -> None
 def test_the_same_in_more_time_is_work(tree: Tree) -> None:
     for day in range(10):
         harm(tree, 6, b"%d-" % day)
+        tree.clock.sleep(61)
+    assert not repository(tree).tripped_ns
+
+
+def written_as_noise(tree: Tree, name: bytes) -> None:
+    inode = tree.file(name, b"it does not matter what it is")
+    tree.clock.sleep(10)
+    seal = dataclasses.replace(tree.seal_of(inode), is_noise=True)
+    [verdict] = tree.fs.advance([Proposal(inode, tree.fs.facts(inode).version, FileState.PACKED, seal)])
+    assert verdict is Verdict.DONE
+    tree.clock.sleep(-10)
+
+
+def test_a_few_files_that_look_encrypted_are_as_much_as_many_deletes(tree: Tree) -> None:
+    written_as_noise(tree, b"0")
+    assert not repository(tree).tripped_ns
+    written_as_noise(tree, b"1")
+    assert repository(tree).tripped_why == "2 written with bytes that look encrypted within a minute"
+
+
+def test_a_file_that_looks_encrypted_now_and_then_is_work(tree: Tree) -> None:
+    for number in range(5):
+        written_as_noise(tree, b"%d" % number)
         tree.clock.sleep(61)
     assert not repository(tree).tripped_ns
 
