@@ -17,7 +17,7 @@ from vnafs.domain.errors import (
 )
 from vnafs.domain.events import EventKind
 from vnafs.domain.ids import ROOT, Inode
-from vnafs.fs import history
+from vnafs.fs import guard, history
 from vnafs.fs.core import Change, Core
 from vnafs.fs.names import check_name, refuse_as_of, refuse_in_root
 from vnafs.fs.removal import unname
@@ -55,6 +55,10 @@ class Renames:
             source, target = self._check(change, parent, name, new_parent, new_name, flags)
             if target is not None and target.inode == source.inode:
                 return
+            if core.guarded:
+                self._refuse(change, source, parent, moves=True)
+                if target is not None:
+                    self._refuse(change, target, new_parent, moves=exchange)
             if target is not None and exchange:
                 take(change, new_parent, new_name, target, now)
                 take(change, parent, name, source, now)
@@ -93,6 +97,10 @@ class Renames:
         if target.is_directory and not entries.is_empty(change.tx, target.inode):
             raise DirectoryNotEmpty(what=target.inode)
         return source, target
+
+    def _refuse(self, change: Change, entry: Entry, place: Inode, *, moves: bool) -> None:
+        row = change.row(entry.inode)
+        guard.refuse_leaving(self._core, change.tx, entry.inode, row, place=place, moves=moves)
 
     def _check_loops(
         self, change: Change, source: Entry, target: Entry | None, parent: Inode, new_parent: Inode, flags: int
