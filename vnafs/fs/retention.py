@@ -198,6 +198,10 @@ class Retentions:
         is_over = retention is not None and retention.is_over(core.time.now())
         return Guarded(inode, retention, is_over, tuple(found))
 
+    def holds(self) -> list[Hold]:
+        """Every hold, the oldest first."""
+        return sorted(self._core.holds.all(), key=lambda hold: (hold.since_ns, hold.inode, hold.name))
+
     def audit(self, after: int, limit: int) -> list[tuple[int, dict[str, Any]]]:
         """At most so many things that were done, past *after*."""
         with self._core.engine.read() as reader:
@@ -309,7 +313,7 @@ def commit(change: Change, inode: Inode, row: InodeRow, until_ns: int) -> bool:
     core = change.core
     known = retentions.find(change.tx, inode)
     mode = core.repositories[row.repository].retention
-    since = core.time.latest()
+    since: int = core.time.latest()
     if known is not None:
         mode, since = stronger(known.mode, mode), known.since_ns
         if mode is known.mode and until_ns <= known.until_ns:
@@ -318,7 +322,7 @@ def commit(change: Change, inode: Inode, row: InodeRow, until_ns: int) -> bool:
     retentions.put(change.tx, inode, Retention(mode, until_ns, since))
     if row.parent:
         mark(change, row.parent, row.repository, until_ns)
-    change.set(inode, row._replace(atime_ns=Instant(until_ns)))
+    change.set(inode, row._replace(atime_ns=until_ns))
     change.event(EventKind.RETENTION, inode, row.version)
     return True
 

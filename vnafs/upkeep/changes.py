@@ -32,16 +32,12 @@ def of_namespace(reader: Reader, events: Iterable[Event]) -> Iterator[Row]:
     inodes: dict[Inode, bool] = {}
     names: dict[tuple[Inode, bytes], None] = {}
     past: dict[bytes, None] = {}
-    guarded: dict[Inode, None] = {}
-    audited: dict[bytes, None] = {}
+    events = list(events)
+    guarded = {(event.inode, event.detail) for event in events if event.kind is EventKind.RETENTION}
     for event in events:
         past.update(dict.fromkeys(_past_keys(event)))
         if event.kind is EventKind.NAME_EXPIRED:
             continue
-        if event.kind is EventKind.RETENTION:
-            guarded[event.inode] = None
-            if event.detail:
-                audited[keys.audit(event.detail)] = None
         inodes[event.inode] = inodes.get(event.inode, False) or event.kind not in _ONLY_BYTES
         if event.kind in _OF_NAMES:
             names[event.parent, event.name] = None
@@ -63,11 +59,18 @@ def of_namespace(reader: Reader, events: Iterable[Event]) -> Iterator[Row]:
                 yield Row(Operation.DELETE, NAMESPACE + keys.symlink(inode))
     for parent, name in sorted(names):
         yield _row(reader, NAMESPACE, keys.entry(parent, name))
-    for key in (*sorted(past), *sorted(audited)):
+    for key in sorted(past):
         yield _row(reader, NAMESPACE, key)
-    for inode in sorted(guarded):
-        yield _row(reader, NAMESPACE, keys.retention(inode))
-        yield from _whole(reader, NAMESPACE, keys.holds(inode))
+    for inode, audited in sorted(guarded):
+        yield from _guard_rows(reader, inode, audited)
+
+
+def _guard_rows(reader: Reader, inode: Inode, audited: int) -> Iterator[Row]:
+    """What protects an inode, and one thing that was noted of it."""
+    yield _row(reader, NAMESPACE, keys.retention(inode))
+    yield from _whole(reader, NAMESPACE, keys.holds(inode))
+    if audited:
+        yield _row(reader, NAMESPACE, keys.audit(audited))
 
 
 def _past_keys(event: Event) -> Iterator[bytes]:
