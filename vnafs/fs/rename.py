@@ -17,7 +17,7 @@ from vnafs.domain.errors import (
 )
 from vnafs.domain.events import EventKind
 from vnafs.domain.ids import ROOT, Inode
-from vnafs.fs import guard, history
+from vnafs.fs import guard, history, retention
 from vnafs.fs.core import Change, Core
 from vnafs.fs.names import check_name, refuse_as_of, refuse_in_root
 from vnafs.fs.removal import unname
@@ -148,5 +148,7 @@ def give(change: Change, parent: Inode, name: bytes, entry: Entry, cookie: int, 
     links = above.nlink + 1 if entry.is_directory else above.nlink
     change.set(parent, above._replace(nlink=links, mtime_ns=now, ctime_ns=now))
     row = change.row(entry.inode)
+    if row.nlink > 1:
+        retention.named(change, entry.inode, row, parent)
     change.set(entry.inode, row._replace(parent=parent, cookie=cookie, ctime_ns=now))
     change.event(EventKind.NAMED, entry.inode, row.version, parent, name)

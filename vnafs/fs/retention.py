@@ -13,6 +13,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import logging
+import stat
 from collections.abc import Sequence
 from typing import Any
 
@@ -27,7 +28,7 @@ from vnafs.fs import guard
 from vnafs.fs.attributes import AttributeChanges
 from vnafs.fs.core import Change, Core
 from vnafs.fs.repositories import put_rules
-from vnafs.index import audits, holds, inodes, keys, meta, retentions
+from vnafs.index import audits, entries, holds, inodes, keys, meta, retentions
 from vnafs.index.engine import prefix_stop
 from vnafs.index.holds import Hold
 from vnafs.index.inodes import InodeRow
@@ -39,6 +40,7 @@ COMMITTED_PER_STEP_MAX = 128
 WALKED_PER_STEP_MAX = 256
 FILES_AT_ONCE_MAX = 256
 """In one command's call, which is one transaction."""
+_FILE = entries.kind_of(stat.S_IFREG)
 NAME_BYTES_MAX = 64
 REASON_BYTES_MAX = 1024
 WRITE_BITS = 0o222
@@ -61,8 +63,7 @@ class Retentions:
     def __init__(self, core: Core) -> None:
         self._core = core
         with core.engine.read() as reader:
-            walked = meta.get_int(reader, retentions.WALK)
-        self._walked = None if walked is None else Inode(walked)
+            self._walked = meta.get_bytes(reader, retentions.WALK)
         """None: no walk is under way."""
 
     # -- by command -----------------------------------------------------------------------------------------
@@ -152,20 +153,22 @@ class Retentions:
         known = {hold.name: hold for hold in core.holds.lying_on(inode)}.get(name)
         if known is None:
             core.holds.check_room()
-        before, now = core.new_inode(), core.clock.now()
+        fresh, now = core.new_inode(), core.clock.now()
         with core.change() as change:
             row = change.row(inode)
             if not row.nlink:
                 raise NotFound(what=f"a name of inode {inode}")
-            made = Hold(inode, name, row.repository, before, now, reason, row.is_directory)
+            made = Hold(inode, name, row.repository, fresh, now, reason, row.is_directory)
             holds.put(change.tx, made)
             rules = dataclasses.replace(core.repositories[row.repository], was_guarded=True)
             if rules != core.repositories[rules.id]:
                 put_rules(change, rules)
             self._note(change, inode, {"action": "held", "id": name, "reason": reason})
+        before = core.repositories[rules.id]
         core.repositories[rules.id] = rules
         core.repositories_changed()
         core.holds.add(made)
+        self.rules_changed(before, rules)
         core.sync()
         _LOG.warning("hold.added", extra={"inode": inode})
         return made
@@ -210,11 +213,12 @@ class Retentions:
     # -- by itself ------------------------------------------------------------------------------------------
 
     def rules_changed(self, before: Repository, now: Repository) -> None:
-        """Another time for committing files by themselves: those that are there are looked for."""
-        if now.autocommit_seconds not in {0, before.autocommit_seconds}:
+        """Files are committed by themselves at another time, or at all: those that are there are looked for."""
+        is_new = now.is_guarded and not before.is_guarded
+        if is_new or now.autocommit_seconds not in {0, before.autocommit_seconds}:
             with self._core.engine.write() as tx:
-                meta.set_int(tx, retentions.WALK, 0)
-            self._walked = Inode(0)
+                meta.set_bytes(tx, retentions.WALK, keys.ENTRIES)
+            self._walked = keys.ENTRIES
 
     def step(self) -> bool:
         """Commit a little of what is due; whether there may be more to do at once. Raises NoSpace."""
@@ -222,9 +226,10 @@ class Retentions:
         if core.failure is not None:
             return False
         core.time.save_if_due()
-        if core.superseded is not None or not any(rules.autocommit_seconds for rules in core.repositories.values()):
+        if core.superseded is not None or not core.guarded:
             return False
-        return self._commit_due() | self._walk()
+        is_automatic = any(rules.autocommit_seconds for rules in core.repositories.values())
+        return (is_automatic and self._commit_due()) | self._walk()
 
     def _commit_due(self) -> bool:
         core = self._core
@@ -260,27 +265,35 @@ class Retentions:
         return commit(change, one.inode, row, core.time.latest() + rules.retention_seconds * NANOSECONDS)
 
     def _walk(self) -> bool:
-        """Go on looking for files that were there before the rule."""
+        """Go on looking at files that were there before the rule: who waits, and who has several names where."""
         core = self._core
         if self._walked is None:
             return False
         with core.engine.read() as reader:
-            rows = reader.scan(keys.inode(Inode(self._walked + 1)), prefix_stop(keys.INODES))
-            found = [
-                (Inode(keys.number_of(bytes(key))), inodes.decode(bytes(raw)))
-                for key, raw in itertools.islice(rows, WALKED_PER_STEP_MAX)
-            ]
+            rows = reader.scan(self._walked + b"\0", prefix_stop(keys.ENTRIES))
+            found = [(bytes(key), bytes(raw)) for key, raw in itertools.islice(rows, WALKED_PER_STEP_MAX)]
         with core.change() as change:
-            for inode, row in found:
-                if row.is_file and row.nlink and retentions.find(change.tx, inode) is None:
-                    queue(change, inode, row)
+            for key, raw in found:
+                entry = entries.decode(raw)
+                if entry.kind == _FILE:
+                    self._meet(change, keys.entry_of(key)[0], entry.inode)
             if found:
                 self._walked = found[-1][0]
-                meta.set_int(change.tx, retentions.WALK, self._walked)
+                meta.set_bytes(change.tx, retentions.WALK, self._walked)
             else:
                 self._walked = None
                 meta.remove(change.tx, retentions.WALK)
         return bool(found)
+
+    def _meet(self, change: Change, parent: Inode, inode: Inode) -> None:
+        """A name of a file on the walk."""
+        row = inodes.find(change.tx, inode)
+        if row is None or row.repository not in self._core.guarded:
+            return
+        if row.nlink > 1:
+            named(change, inode, row, parent)
+        if retentions.find(change.tx, inode) is None:
+            queue(change, inode, row)
 
     # -- parts ----------------------------------------------------------------------------------------------
 
@@ -320,8 +333,8 @@ def commit(change: Change, inode: Inode, row: InodeRow, until_ns: int) -> bool:
             return False
         until_ns = max(until_ns, known.until_ns)
     retentions.put(change.tx, inode, Retention(mode, until_ns, since))
-    if row.parent:
-        mark(change, row.parent, row.repository, until_ns)
+    for directory in {row.parent, *retentions.places(change.tx, inode)}:
+        mark(change, directory, row.repository, until_ns)
     change.set(inode, row._replace(atime_ns=until_ns))
     change.event(EventKind.RETENTION, inode, row.version)
     return True
@@ -330,17 +343,24 @@ def commit(change: Change, inode: Inode, row: InodeRow, until_ns: int) -> bool:
 def mark(change: Change, directory: Inode, repository: RepositoryId, until_ns: int) -> None:
     """Directories above a retained file are not moved before its date. Looks up only as far as that is news."""
     while directory not in {Inode(0), ROOT, Inode(repository)}:
-        if not retentions.raise_below(change.tx, directory, until_ns):
+        row = change.core.find(directory, change.tx)
+        if row is None or not retentions.raise_below(change.tx, directory, until_ns):
             return
-        directory = change.row(directory).parent
+        directory = row.parent
 
 
 def named(change: Change, inode: Inode, row: InodeRow, parent: Inode) -> None:
-    """A file got one more name, which stays for as long as the others."""
-    if row.repository in change.core.guarded and row.is_file:
-        known = retentions.find(change.tx, inode)
+    """A file has several names, one of them in *parent*; that stays for as long as the others.
+
+    *row* knows only one of them, so it is noted where they are: when the file is committed, all of them stay.
+    """
+    if row.repository not in change.core.guarded or not row.is_file:
+        return
+    known = retentions.find(change.tx, inode)
+    for directory in {row.parent, parent} - {Inode(0)}:
+        retentions.name_in(change.tx, inode, directory)
         if known is not None:
-            mark(change, parent, row.repository, known.until_ns)
+            mark(change, directory, row.repository, known.until_ns)
 
 
 def ended(change: Change, inode: Inode, row: InodeRow) -> None:
@@ -349,8 +369,10 @@ def ended(change: Change, inode: Inode, row: InodeRow) -> None:
         return
     if row.is_directory:
         retentions.forget_below(change.tx, inode)
-    elif row.is_file and retentions.forget(change.tx, inode):
-        change.event(EventKind.RETENTION, inode, row.version)
+    elif row.is_file:
+        retentions.forget_places(change.tx, inode)
+        if retentions.forget(change.tx, inode):
+            change.event(EventKind.RETENTION, inode, row.version)
 
 
 def queue(change: Change, inode: Inode, row: InodeRow) -> None:

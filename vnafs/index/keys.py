@@ -24,6 +24,7 @@ Namespace environment (sole writer: mount)
 | J repository8 kind1 inode8 | see `rollbacks`     | how far a rollback is                                            |
 | W inode8             | retention                 | of a file that was committed                                     |
 | G inode8             | until                     | a directory with committed files somewhere below; is not moved   |
+| N inode8 parent8     | nothing                   | a directory that has, or had, one of the several names of a file |
 | C due8 inode8        | version, ctime            | looked at then: committed by itself unless it was changed since  |
 | H inode8 name        | hold                      | a legal hold on a file, a directory or a repository              |
 | Y number8            | JSON                      | what was done about retention and holds, and why                 |
@@ -319,6 +320,16 @@ def retained_below(number: Inode) -> bytes:
 
 
 RETAINED_BELOW = b"G"
+
+
+def named_in(number: Inode, parent: Inode) -> bytes:
+    """N: one directory in which a file of several names may have one."""
+    return _TWO.pack(b"N", number, parent)
+
+
+def named_ins(number: Inode) -> bytes:
+    """N: prefix of all directories in which a file may have a name."""
+    return _one(b"N", number)
 
 
 def committing(due_ns: int, number: Inode) -> bytes:

@@ -23,7 +23,7 @@ _BELOW = RecordType("retained directory", {1: ">q"})
 _COMMITTING = RecordType("commit queue", {1: ">Iq"})  # version, time of the last change
 _MODES = (RetentionMode.GOVERNANCE, RetentionMode.COMPLIANCE)  # numbered from 1; the numbers never change meaning
 WALK = "retention_walk"
-"""The inode after which a walk for files that may be committed by themselves goes on; no value: none is under way."""
+"""The key of the name after which a walk goes on that finds what was there before a rule; none: none is under way."""
 STEP_NS = 86400 * NANOSECONDS
 """A directory's date is rounded up to days, so that a day of commits below it changes its row once."""
 
@@ -89,6 +89,23 @@ def raise_below(tx: Transaction, directory: Inode, until_ns: int) -> bool:
 def forget_below(tx: Transaction, directory: Inode) -> None:
     """The directory is no more."""
     tx.delete(keys.retained_below(directory))
+
+
+def name_in(tx: Transaction, inode: Inode, directory: Inode) -> None:
+    """A file of several names has one in a directory."""
+    tx.put(keys.named_in(inode, directory), b"")
+
+
+def places(reader: Reader, inode: Inode) -> list[Inode]:
+    """The directories in which a file of several names has one, or had; empty for one that never had several."""
+    prefix = keys.named_ins(inode)
+    return [Inode(keys.number_of(bytes(key))) for key, _ in reader.scan(prefix, prefix_stop(prefix))]
+
+
+def forget_places(tx: Transaction, inode: Inode) -> None:
+    """The inode is no more."""
+    for directory in places(tx, inode):
+        tx.delete(keys.named_in(inode, directory))
 
 
 # -- what may be committed by itself -------------------------------------------------------------------------

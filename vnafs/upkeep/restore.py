@@ -487,16 +487,19 @@ def _settle_past(namespace: Engine, store: Engine, progress: Progress) -> None:
 def _settle_retention(namespace: Engine, progress: Progress) -> None:
     """Which directories are not moved, because of files that were committed; who else may be is looked for at once."""
     with namespace.write() as tx:
-        is_needed = next(retentions.every(tx), None) is not None
-        if any(rules.autocommit_seconds for rules in repositories.every(tx)):
-            meta.set_int(tx, retentions.WALK, 0)
+        is_needed = any(rules.is_guarded for rules in repositories.every(tx))
+        if is_needed:
+            meta.set_bytes(tx, retentions.WALK, keys.ENTRIES)
     if is_needed:
         _each(namespace, keys.ENTRIES, _settle_retained_name, "retained names", progress)
 
 
 def _settle_retained_name(tx: Transaction, key: bytes, value: bytes) -> None:
-    found = retentions.find(tx, entries.decode(value).inode)
-    directory = keys.entry_of(key)[0]
+    inode, directory = entries.decode(value).inode, keys.entry_of(key)[0]
+    found = retentions.find(tx, inode)
+    named = inodes.find(tx, inode)
+    if named is not None and named.is_file and named.nlink > 1:
+        retentions.name_in(tx, inode, directory)
     while found is not None and directory != ROOT:
         row = inodes.find(tx, directory)
         if row is None or directory == Inode(row.repository):
