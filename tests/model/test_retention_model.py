@@ -44,7 +44,6 @@ class Promise:
 
     until_ns: int
     """By time that really passed: the wall clock nobody turned."""
-    firm: bool
     paths: set[Path_]
     looks: tuple[object, ...]
 
@@ -194,7 +193,7 @@ class Life:
         known = self.promises.get(inode)
         until = max(int(until_ns), 0 if known is None else known.until_ns)
         paths = {path for path, other in self.paths().items() if other == inode}
-        self.promises[inode] = Promise(until, False, paths, self.looks(inode))
+        self.promises[inode] = Promise(until, paths, self.looks(inode))
 
     def shorten(self) -> None:
         one = self.some_file()
@@ -202,7 +201,8 @@ class Life:
             length = self.dice.randrange(1, 5) * HOUR
             changed = self.tree.fs.retentions.retain([(one[1], Inode(0))], seconds=length, shorten=True, reason="why")
             if changed[0] and one[1] in self.promises:
-                self.promises[one[1]].until_ns = int(self.tree.clock.passed * NS + length * NS)
+                del self.promises[one[1]]
+                self.promised(one[1], self.tree.clock.passed * NS + length * NS)
 
     def hold(self) -> None:
         found = self.paths()

@@ -25,9 +25,10 @@ class Timekeeper:
         self._clock = clock
         self._boot_clock = boot_clock
         self._boot = boot_id or os.urandom(8).hex()
-        self._saved = clock.monotonic()
+        self._saved = clock.monotonic() - SAVED_SECONDS
         with engine.read() as reader:
             self._steady = steady.find(reader)
+        self.now()  # from here on this boot is the one that counts
 
     @property
     def runs(self) -> bool:
