@@ -6,6 +6,7 @@ import ctypes
 import errno
 import json
 import os
+import signal
 import subprocess
 import time
 
@@ -65,12 +66,12 @@ def study(archive, name="study"):
     return path, other
 
 
-def kill_mount(archive, mount):
+def kill_mount(archive, mount, *words):
     """kill -9 of what serves the tree; another one that does."""
     mount.kill()
     mount.wait()
     subprocess.run(["umount", "-l", str(archive.mount)], check=False, capture_output=True)
-    return archive.start("mount")
+    return archive.start("mount", *words)
 
 
 def test_a_file_committed_as_backup_programs_do_it_survives_everything(tmp_path):
@@ -141,6 +142,24 @@ def test_files_are_committed_by_themselves_and_directories_by_command(tmp_path):
         archive.vna("repository", "set", "plain", "--retention", "governance")
         assert archive.vna("retain", plain, "--for", "1d", "--recursive") == {"files": 1, "changed": 1}
         refused((plain / "f").unlink)
+
+
+def test_a_mount_that_dies_while_files_are_committed_goes_on_with_it(tmp_path):
+    with an_archive(tmp_path, serve=False) as archive:
+        mount = archive.start("mount")
+        archive.start("tierd")
+        rules = ("--retention", "governance", "--retain-for", "1y", "--autocommit-after", "1s")
+        archive.vna("repository", "set", "archive", *rules)
+        mount = kill_mount(archive, mount, "--fault", "retention.committed=kill")
+        for number in range(5):
+            (archive.share / f"{number}").write_bytes(b"%d" % number)
+        assert mount.wait(60) == -signal.SIGKILL
+        subprocess.run(["umount", "-l", str(archive.mount)], check=False, capture_output=True)
+        archive.start("mount")
+        for number in range(5):
+            path = archive.share / f"{number}"
+            until(lambda path=path: _has(path, "user.vna.retention"), f"{path} is committed", 60)
+            refused(path.unlink)
 
 
 def _has(path, name):

@@ -651,3 +651,37 @@ def test_where_the_clock_stands_is_written_down_every_minute(tree: Tree) -> None
     tree.fs.upkeep()
     with tree.engine.read() as reader:
         assert steady.now(reader) == tree.clock.now() - 30 * NS
+
+
+@pytest.mark.parametrize("linked", ["before the rule", "after it", "and renamed"])
+def test_every_name_of_a_file_that_had_several_keeps_its_place(tmp_path: Path, linked: str) -> None:
+    tree = Tree(tmp_path, settings=Settings(reserve_bytes=0, quiet_seconds=1))
+    a, b, c = (folder(tree, name) for name in (b"a", b"b", b"c"))
+    inode = file_in(tree, a, b"f")
+    if linked != "before the rule":
+        rules(tree, retention=RetentionMode.GOVERNANCE)
+    tree.fs.link(inode, b, b"g")
+    if linked == "and renamed":
+        tree.fs.rename(b, b"g", c, b"g")
+        tree.fs.link(inode, b, b"h")
+        tree.fs.unlink(b, b"h")
+    rules(tree, retention=RetentionMode.GOVERNANCE)
+    work(tree)
+    retain(tree, inode)
+    for name in (b"a", b"c" if linked == "and renamed" else b"b"):
+        with pytest.raises(Retained):
+            tree.fs.rename(tree.r, name, tree.r, b"moved")
+
+
+def test_a_file_that_is_committed_while_its_names_are_looked_for_keeps_all_of_them(tree: Tree, tmp_path: Path) -> None:
+    (tmp_path / "other").mkdir()
+    tree = Tree(tmp_path / "other", settings=Settings(reserve_bytes=0, quiet_seconds=1))
+    a, b = folder(tree, b"a"), folder(tree, b"b")
+    inode = file_in(tree, a, b"f")
+    tree.fs.link(inode, b, b"g")
+    rules(tree, retention=RetentionMode.GOVERNANCE)
+    retain(tree, inode)
+    work(tree)
+    for name in (b"a", b"b"):
+        with pytest.raises(Retained):
+            tree.fs.rename(tree.r, name, tree.r, b"moved")
