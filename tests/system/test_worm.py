@@ -105,6 +105,7 @@ def test_a_file_committed_as_backup_programs_do_it_survives_everything(tmp_path)
         archive.vna("retain", path, "--for", "1s", "--shorten", check=3)
         archive.vna("retain", path, "--for", "1s", "--shorten", "--reason", "a test")
         until(lambda: not os.path.lexists(path) or _removed(path), "the file can be removed", 30)
+        assert archive.vna("status")["retention_lag_seconds"] < 10
         [noted] = archive.vna("retention", "--audit")
         assert (noted["action"], noted["reason"]) == ("shortened", "a test")
 
