@@ -32,7 +32,7 @@ FIXED = int(os.environ.get("VNAFS_SEED", "0"))
 NS = 10**9
 HOUR = 3600
 NAMES = [b"a", b"b", b"c", b"d", b"e"]
-LIVES = 12
+LIVES = 20
 STEPS = 700
 
 Path_ = tuple[bytes, ...]
@@ -105,7 +105,7 @@ class Life:
 
     def step(self) -> None:
         operations = (
-            (10, self.write), (3, self.mkdir), (8, self.unlink), (2, self.rmdir), (8, self.rename), (4, self.link),
+            (10, self.write), (3, self.mkdir), (8, self.unlink), (2, self.rmdir), (8, self.rename), (9, self.link),
             (6, self.change), (4, self.retain), (4, self.convention), (1, self.shorten), (2, self.hold),
             (2, self.release), (6, self.tier), (4, self.pass_time), (1, self.turn), (1, self.crash), (1, self.boot),
             (1, self.undelete), (1, self.roll), (2, self.autocommit),

@@ -44,6 +44,8 @@ def refuse_change(core: Core, inode: Inode, row: InodeRow, reader: Reader) -> No
 
 def refuse_setattr(core: Core, inode: Inode, row: InodeRow, changes: AttributeChanges) -> None:
     """As `refuse_change`; when a retention is over the mode may change, so that clients of SMB can remove the file."""
+    if changes == AttributeChanges():
+        return
     with core.engine.read() as reader:
         why = why_unchanged(core, inode, row, reader)
     if why is None:
