@@ -26,7 +26,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
-from vnafs.domain.clock import Clock
+from vnafs.domain.clock import BootClock, Clock
 from vnafs.domain.errors import IndexBroken, KeyMissing, KeyWrong, NotYet
 from vnafs.domain.faults import Faults
 from vnafs.fs.filesystem import Filesystem
@@ -167,11 +167,21 @@ def archive_id(engine: Engine, archive: str) -> bytes:
 
 
 def open_tree(
-    archive: str, engine: Engine, settings: Settings, *, clock: Clock, faults: Faults, copies_of: CopiesOf, boot_id: str
+    archive: str,
+    engine: Engine,
+    settings: Settings,
+    *,
+    clock: Clock,
+    faults: Faults,
+    copies_of: CopiesOf,
+    boot_id: str,
+    boot_clock: BootClock | None = None,
 ) -> Filesystem:
     """The tree over the archive's spool, repaired if need be."""
     spool = Spool(folder(archive, "spool"))
-    return Filesystem(engine, spool, clock, faults, settings, copies_of=copies_of, boot_id=boot_id)
+    return Filesystem(
+        engine, spool, clock, faults, settings, copies_of=copies_of, boot_id=boot_id, boot_clock=boot_clock
+    )
 
 
 def open_keys(archive: str, namespace: Engine, secret: bytes | None, *, clock: Clock, faults: Faults) -> Keys | None:

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from appliance.cli import console as shown
-from appliance.cli import drills
+from appliance.cli import drills, retention
 from appliance.cli.asking import Asking
 from vnafs.domain.errors import DaemonUnreachable, VnaError
 from vnafs.domain.files import FileState
@@ -18,6 +18,7 @@ POLL_SECONDS = 0.25
 EVICTED_AT_ONCE = 64
 VERIFYING_SECONDS = 60.0
 """Copying takes so long at most where all is well; what is late by less is no reason to warn."""
+LAG_SHOWN_SECONDS = 3600
 DONE, NOT_YET, REFUSED, DAMAGED = 0, 1, 3, 4
 
 
@@ -55,6 +56,9 @@ def status(args: argparse.Namespace, asking: Asking) -> int:
         period_seconds = asking.configuration.drill.period_seconds
         for line in (*drills.lines(answer, period_seconds), *_recalls_shown(answer), *_repositories_shown(answer)):
             say(line)
+        if answer["retention_lag_seconds"] > LAG_SHOWN_SECONDS:
+            lag = shown.age(answer["retention_lag_seconds"])
+            say(f"the clock of retention is {lag} behind this machine's: what is retained stays as much longer")
         if answer["failure"]:
             say(f"FAILED: {answer['failure']}")
         asking.console.table(
@@ -186,27 +190,32 @@ def _file_status(path: str, asking: Asking) -> int:
                 "size_bytes": facts["size_bytes"],
                 "sha256": facts["sha256"],
                 "rehydrating": asking.tierd().call("tiering.rehydrating", inode=inode),
+                "retention": next(iter(asking.mount().call("retention.of", inodes=[inode])), None),
                 "copies": asking.tierd().call("tiering.copies", inode=inode),
                 "copy_as_of": None if is_protected else asking.tierd().call("tiering.copy_as_of", inode=inode),
             }
         )
-    asking.console.result(
-        rows,
-        lambda: asking.console.table(
-            ["path", "state", "size", "sha256", "copies"],
-            [
-                [
-                    row["path"],
-                    _state(row),
-                    shown.size(row["size_bytes"]),
-                    (row["sha256"] or "")[:16],
-                    _copies(row),
-                ]
-                for row in rows
-            ],
-        ),
-    )
+    asking.console.result(rows, lambda: _files_table(asking, rows))
     return DONE
+
+
+def _files_table(asking: Asking, rows: Sequence[Mapping[str, Any]]) -> None:
+    """With what protects them, where something does."""
+    is_guarded = any(row["retention"] and (row["retention"]["mode"] or row["retention"]["holds"]) for row in rows)
+    asking.console.table(
+        ["path", "state", "size", "sha256", "copies", *(["retention", "until", "holds"] if is_guarded else [])],
+        [
+            [
+                row["path"],
+                _state(row),
+                shown.size(row["size_bytes"]),
+                (row["sha256"] or "")[:16],
+                _copies(row),
+                *(retention.shown(row["retention"]) if is_guarded and row["retention"] else ()),
+            ]
+            for row in rows
+        ],
+    )
 
 
 def _state(row: Mapping[str, Any]) -> str:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
 from appliance import config, journal
-from appliance.cli import archives, collection, drills, files, keys, recovery, repositories, targets
+from appliance.cli import archives, collection, drills, files, keys, recovery, repositories, retention, targets
 from appliance.cli import versions as past
 from appliance.cli.asking import Asking
 from appliance.cli.console import Console
@@ -134,6 +134,7 @@ def _parser(environ: Mapping[str, str]) -> argparse.ArgumentParser:
     _receipt(command("receipt", "sign what became of files, for their sender; or verify FILE"))
     _past(command)
     _worst_day(command)
+    _retention(command, within)
     command("adopt", "go on although targets went on without this archive (stop it first)", recovery.adopt)
     _key(command("key", "the keys of an encrypted archive"), within)
     _repository(command("repository", "top-level directories and their rules"), within)
@@ -155,6 +156,30 @@ def _past(command: Command) -> None:
     rollback.add_argument("repository", metavar="REPOSITORY")
     rollback.add_argument("--to", required=True, metavar="TIME", help="2026-05-04T12:00:00, @SECONDS or '2h ago'")
     rollback.add_argument("--dry-run", action="store_true", help="only say what that would do")
+
+
+def _retention(command: Command, within: argparse.ArgumentParser) -> None:
+    retain = command("retain", "commit files: neither changed nor removed until a date", retention.retain)
+    retain.add_argument("path", metavar="PATH")
+    until = retain.add_mutually_exclusive_group(required=True)
+    until.add_argument("--until", metavar="DATE", help="2036-05-04, 2036-05-04T12:00:00 or @SECONDS")
+    until.add_argument("--for", dest="length", metavar="LENGTH", help="from now: 90s, 15min, 12h, 30d or 10y")
+    retain.add_argument("--recursive", action="store_true", help="all files that are below a directory now")
+    retain.add_argument("--shorten", action="store_true", help="also for less than now; never in compliance")
+    retain.add_argument("--reason", metavar="TEXT", help="why, which is kept")
+    shown = command("retention", "show what protects a file, or files in a folder", retention.show)
+    shown.add_argument("path", nargs="?", metavar="PATH")
+    shown.add_argument("--audit", action="store_true", help="show what was done about retention and holds, and why")
+    actions = command("hold", "legal holds").add_subparsers(dest="action", required=True, metavar="ACTION")
+    for name, run in (("add", retention.add_hold), ("remove", retention.remove_hold)):
+        action = actions.add_parser(name, parents=[within])
+        action.add_argument("path", metavar="PATH", help="a file, a directory with all below it, or a repository")
+        action.add_argument("--id", required=True, metavar="NAME", help="one thing may be under several holds")
+        action.add_argument("--reason", required=True, metavar="TEXT", help="why, which is kept")
+        action.set_defaults(run=run)
+    listed = actions.add_parser("list", parents=[within])
+    listed.add_argument("path", nargs="?", metavar="PATH", help="what it is under; otherwise all holds")
+    listed.set_defaults(run=retention.holds)
 
 
 def _worst_day(command: Command) -> None:
@@ -211,6 +236,17 @@ def _repository(parser: argparse.ArgumentParser, common: argparse.ArgumentParser
                 choices=["off", "alert", "readonly"],
                 help="when very much is overwritten, renamed or deleted: say so (default), or also refuse changes",
             )
+            action.add_argument(
+                "--retention",
+                default=None,
+                choices=["off", "governance", "compliance"],
+                help="whether files are committed in it (off), and how firmly; compliance is for ever",
+            )
+            for option, about in (
+                ("--retain-for", "how long files are retained that are committed without a date: 30d, 10y"),
+                ("--autocommit-after", "commit files by themselves after so long without a change; 0s: never"),
+            ):
+                action.add_argument(option, default=None, metavar="LENGTH", help=about)
             action.add_argument("--tripwire-per-minute", type=int, default=None, metavar="N", help="how much (5000)")
             if fresh:
                 action.add_argument(
@@ -221,6 +257,7 @@ def _repository(parser: argparse.ArgumentParser, common: argparse.ArgumentParser
                 about = f"{budget} brought back from targets in a day (UTC); 0 for no limit"
                 action.add_argument(f"--recall-{budget}-per-day", type=int, metavar="N", help=about)
             action.add_argument("--reset-tripwire", action="store_true", help="it was nothing, or is over")
+            action.add_argument("--reason", metavar="TEXT", help="why retention becomes weaker, which is kept")
     actions.add_parser("list", parents=[common]).set_defaults(run=repositories.every)
 
 

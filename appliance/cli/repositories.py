@@ -9,6 +9,7 @@ from typing import Any
 from appliance import keys
 from appliance.cli import console as shown
 from appliance.cli.asking import Asking
+from appliance.cli.retention import length, length_seconds
 from vnafs.domain.errors import Refused
 
 DAY_SECONDS = 86400
@@ -63,12 +64,25 @@ def _rules(args: argparse.Namespace) -> dict[str, Any]:
         "tripwire": args.tripwire,
         "tripwire_per_minute": args.tripwire_per_minute,
         "reset_tripwire": getattr(args, "reset_tripwire", False),
+        "retention": args.retention,
+        "retention_seconds": None if args.retain_for is None else length_seconds(args.retain_for),
+        "autocommit_seconds": None if args.autocommit_after is None else length_seconds(args.autocommit_after),
+        "reason": getattr(args, "reason", None),
     }
 
 
 def _show(asking: Asking, rows: Sequence[Mapping[str, Any]]) -> None:
     asking.console.table(
-        ["repository", "acknowledgement", "copies", "encrypted", "recall a day", "versions kept", "tripwire"],
+        [
+            "repository",
+            "acknowledgement",
+            "copies",
+            "encrypted",
+            "recall a day",
+            "versions kept",
+            "tripwire",
+            "retention",
+        ],
         [
             [
                 row["name"],
@@ -78,10 +92,18 @@ def _show(asking: Asking, rows: Sequence[Mapping[str, Any]]) -> None:
                 _budget(row),
                 f"{row['versions_kept_seconds'] / DAY_SECONDS:g} days",
                 "TOUCHED" if row["tripped_ns"] else row["tripwire"],
+                _retention(row),
             ]
             for row in rows
         ],
     )
+
+
+def _retention(row: Mapping[str, Any]) -> str:
+    parts = [str(row["retention"])]
+    parts += [length(row["retention_seconds"])] if row["retention_seconds"] else []
+    parts += [f"committed after {length(row['autocommit_seconds'])}"] if row["autocommit_seconds"] else []
+    return ", ".join(parts)
 
 
 def _budget(row: Mapping[str, Any]) -> str:

@@ -11,6 +11,7 @@ from appliance.control.tree import Run
 from vnafs.domain.errors import InvalidArgument
 from vnafs.domain.ids import Inode, Version
 from vnafs.domain.repositories import Acknowledgement, OnTrip, Repository
+from vnafs.domain.retention import RetentionMode
 from vnafs.fs.filesystem import Filesystem
 
 RecallWhole = Callable[[Inode, Version], None]
@@ -53,7 +54,8 @@ def mount_methods(
                 if params.get(budget) is not None:
                     changes[budget] = int(params[budget])
             reset = bool(params.get("reset_tripwire"))
-            return repositories.set(dataclasses.replace(known, **changes), reset_tripwire=reset)
+            reason = str(params.get("reason") or "")
+            return repositories.set(dataclasses.replace(known, **changes), reset_tripwire=reset, reason=reason)
 
         return shown(run(apply))
 
@@ -71,6 +73,7 @@ def mount_methods(
             "failure": str(filesystem.failure or ""),
             "repositories": every({}, None),
             "recalls_refused": dict(refused()),
+            "retention_lag_seconds": filesystem.retention_lag_seconds,
         }
 
     return [
@@ -85,7 +88,7 @@ def mount_methods(
 
 def _given(params: Mapping[str, Any]) -> dict[str, Any]:
     """The rules about what is kept that were said. Raises InvalidArgument."""
-    numbers = ("versions_kept_seconds", "tripwire_per_minute")
+    numbers = ("versions_kept_seconds", "tripwire_per_minute", "retention_seconds", "autocommit_seconds")
     found: dict[str, Any] = {name: int(params[name]) for name in numbers if params.get(name) is not None}
     if params.get("tripwire") is not None:
         try:
@@ -93,6 +96,14 @@ def _given(params: Mapping[str, Any]) -> dict[str, Any]:
         except ValueError:
             known = ", ".join(one.value for one in OnTrip)
             raise InvalidArgument(why=f"a tripwire is one of {known}, not {params['tripwire']!r}") from None
+    if params.get("retention") is not None:
+        try:
+            found["retention"] = RetentionMode(params["retention"])
+        except ValueError:
+            known = ", ".join(one.value for one in RetentionMode)
+            raise InvalidArgument(why=f"a retention is one of {known}, not {params['retention']!r}") from None
+        if found["retention"] is RetentionMode.OFF:
+            found = {"retention_seconds": 0, "autocommit_seconds": 0, **found}
     return found
 
 
@@ -118,6 +129,9 @@ def shown(repository: Repository) -> dict[str, Any]:
         "versions_kept_seconds": repository.versions_kept_seconds,
         "tripwire": repository.tripwire.value,
         "tripwire_per_minute": repository.tripwire_per_minute,
+        "retention": repository.retention.value,
+        "retention_seconds": repository.retention_seconds,
+        "autocommit_seconds": repository.autocommit_seconds,
         "rolling_to_ns": repository.rolling_to_ns,
         "tripped_ns": repository.tripped_ns,
         "tripped_why": repository.tripped_why,

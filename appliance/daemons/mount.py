@@ -21,6 +21,7 @@ from appliance.config import Configuration
 from appliance.control.client import ControlClient
 from appliance.control.mount import mount_methods
 from appliance.control.recall import RecallClient
+from appliance.control.retention import retention_methods
 from appliance.control.rollback import rollback_methods
 from appliance.control.server import ControlServer
 from appliance.control.tree import tree_methods
@@ -64,6 +65,7 @@ def run(configuration: Configuration, faults: Faults) -> int:
             faults=faults,
             copies_of=copies.of,
             boot_id=system.boot_id(),
+            boot_clock=SystemClock(),
         )
         copies.facts = filesystem.facts
         _forget_staged(configuration.folder("staging"))
@@ -117,6 +119,7 @@ async def _serve(configuration: Configuration, filesystem: Filesystem) -> None:
         *mount_methods(filesystem, in_loop, recall, admission.refused),
         *version_methods(filesystem, in_loop),
         *rollback_methods(filesystem, in_loop),
+        *retention_methods(filesystem, in_loop),
     ]
     server = ControlServer(os.path.join(configuration.folder("run"), "mount.sock"), methods)
     server.start()

@@ -15,8 +15,9 @@ from tests.model.pipelineworld import QUIET_SECONDS, World
 from tests.seeds import soak_dice
 from vnafs.domain.custody import Custody, may_delete
 from vnafs.domain.errors import NotFound, Refused, TooMuch
-from vnafs.domain.ids import TargetName, pack_object_name
+from vnafs.domain.ids import Inode, RepositoryId, TargetName, pack_object_name
 from vnafs.domain.recipes import EMPTY
+from vnafs.domain.retention import RetentionMode
 from vnafs.index import contents, feeds, packs
 from vnafs.upkeep.custody import CHANGED, Custodian
 from vnafs.upkeep.ledger import Position, Sent
@@ -306,3 +307,17 @@ class Walk:
             held = self.world.stored(copy.target)
             for pack in needed:
                 assert held[pack_object_name(pack.id)] == pack.sha256.hex()
+
+
+def test_a_receipt_names_what_keeps_a_file(desk: Desk) -> None:
+    world = desk.world
+    share = RepositoryId(world.share)
+    known = world.fs.repositories.get(share)
+    world.fs.repositories.set(dataclasses.replace(known, retention=RetentionMode.GOVERNANCE))
+    for name in NAMES:
+        world.write(name, name)
+    world.fs.retentions.retain([(world.inode(b"a"), Inode(0))], until_ns=4_000_000_000 * 10**9)
+    world.fs.retentions.hold(world.inode(b"b"), "case 7", "a letter")
+    kept = {file.path[-1:]: file.holds for file in desk.look().files}
+    assert kept == {b"a": ("retained until 2096-10-02T07:06:40Z (governance)",), b"b": ("held: case 7",), b"c": ()}
+    assert world.fs.retentions.of(world.inode(b"c")).holds == ()

@@ -39,10 +39,13 @@ from vnafs.domain.ids import (
 )
 from vnafs.domain.recipes import Codec, PieceKind
 from vnafs.domain.repositories import Repository
+from vnafs.domain.retention import Retention, RetentionMode
 from vnafs.index import (
+    audits,
     contents,
     entries,
     feeds,
+    holds,
     inodes,
     keys,
     meta,
@@ -51,9 +54,11 @@ from vnafs.index import (
     pieces,
     protections,
     repositories,
+    retentions,
     xattrs,
 )
 from vnafs.index.engines.memory import MemoryEngine
+from vnafs.index.holds import Hold
 from vnafs.index.inodes import NOT_QUEUED, InodeRow
 from vnafs.index.past import PastName, PastVersion
 from vnafs.index.queue import DUE_NEVER
@@ -64,7 +69,7 @@ from vnafs.upkeep.record import Record
 PART = DOCUMENT.split("\n# Manifests, version 1\n")[1]
 HEADER = table("Manifest header")
 RUN = table("Runs and snapshots")
-ENTRY, INODE, PAST_NAME, PAST_VERSION = (table("The namespace", nth) for nth in range(4))
+ENTRY, INODE, PAST_NAME, PAST_VERSION, RETENTION, HOLD = (table("The namespace", nth) for nth in range(6))
 CONTENT, PACK, PIECE, PROTECTION, FROZEN = (table("The store", nth) for nth in range(5))
 
 ARCHIVE = bytes(range(16))
@@ -173,6 +178,12 @@ class Archive:
             feeds.append(tx, Event(EventKind.NAMED, FILE, Version(1), FOLDER, b"moved"))
             feeds.append(tx, Event(EventKind.UNNAMED, GONE, Version(2), FOLDER, b"gone", 2000))
             feeds.append(tx, Event(EventKind.REMOVED, GONE, Version(2)))
+            retentions.put(tx, FILE, Retention(RetentionMode.COMPLIANCE, 9000, 4000))
+            holds.put(tx, Hold(FOLDER, "case 7", RepositoryId(REPOSITORY), Inode(150), 5000, "a letter", True))
+            noted = audits.add(tx, {"action": "held", "inode": FOLDER})
+            feeds.append(tx, Event(EventKind.RETENTION, FILE, Version(1)))
+            feeds.append(tx, Event(EventKind.RETENTION, FOLDER, Version(0), detail=noted))
+            meta.set_int(tx, meta.RETENTION_TIME, 6000)
             xattrs.put(tx, FILE, b"user.x", b"\0\xff")
             tx.put(keys.symlink(LINK), b"../target")
             feeds.append(tx, Event(EventKind.XATTRS, FILE, Version(1)))
@@ -563,6 +574,20 @@ def test_m20_intervals_are_where_the_tables_say(state):
     assert number(ENTRY, "version_and_type", moved) == 32 + 8
     assert int.from_bytes(moved[9:17], "big") == 3000
     assert int.from_bytes(moved[17:], "big") >= 16
+
+
+def test_m22_retention_and_holds_are_where_the_tables_say(state):
+    retention = state[b"nW" + eight(FILE)]
+    assert_constants(RETENTION, retention)
+    fields = {field: number(RETENTION, field, retention) for field in RETENTION}
+    assert fields == {"version": 1, "mode": 2, "until_ns": 9000, "since_ns": 4000}
+    hold = state[b"nH" + eight(FOLDER) + b"case 7"]
+    assert_constants(HOLD, hold)
+    fields = {field: number(HOLD, field, hold) for field in HOLD if field != "reason"}
+    assert fields == {"version": 1, "flags": 1, "repository": REPOSITORY, "before": 150, "since_ns": 5000}
+    assert rest(HOLD, "reason", hold) == b"a letter"
+    assert json.loads(state[b"nY" + eight(1)]) == {"action": "held", "inode": FOLDER}
+    assert state[b"nMretention_time"] == eight(6000)
 
 
 def test_m21_a_past_version_has_its_bytes_and_attributes(state):

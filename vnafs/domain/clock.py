@@ -27,6 +27,14 @@ class Clock(Protocol):
         ...
 
 
+class BootClock(Protocol):
+    """What the kernel counts by itself, and nobody sets."""
+
+    def since_boot_ns(self) -> int:
+        """Nanoseconds since the machine was booted, those included in which it slept (CLOCK_BOOTTIME)."""
+        ...
+
+
 class SystemClock:
     """The machine's own clock."""
 
@@ -41,3 +49,7 @@ class SystemClock:
     def sleep(self, seconds: float) -> None:
         """See Clock."""
         time.sleep(seconds)
+
+    def since_boot_ns(self) -> int:
+        """See BootClock."""
+        return time.clock_gettime_ns(time.CLOCK_BOOTTIME)

@@ -43,6 +43,8 @@ class Custody:
     copies: tuple[CustodyCopy, ...]
     trouble: str = ""
     """Why nothing can be said for sure: it changed while it was looked at, or its local bytes are not those sealed."""
+    holds: tuple[str, ...] = ()
+    """What keeps it from being removed or changed here: retention and legal holds."""
 
 
 def may_delete(file: Custody) -> Decision:

@@ -85,6 +85,18 @@ class NotPermitted(FileSystemError):
     http = 403
 
 
+class Retained(NotPermitted):
+    """{what} is retained until {until} ({mode}): until then it is neither changed nor removed nor renamed."""
+
+
+class Committed(NotPermitted):
+    """{what} was committed; its retention ended at {until}, so it may be removed, but never changed."""
+
+
+class Held(NotPermitted):
+    """{what} is under legal hold ({holds}): it is neither changed nor removed nor renamed."""
+
+
 class AccessDenied(FileSystemError):
     """Access to {what} is denied."""
 

@@ -33,6 +33,8 @@ class EventKind(enum.IntEnum):
     """A version that was over is not kept any more."""
     KEPT = 13
     """The bytes of a version that is over came into packs after all."""
+    RETENTION = 14
+    """Retention or holds of an inode changed; the detail is the audit row that says why, or 0."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -79,6 +79,8 @@ RARE_POINTS: tuple[str, ...] = (
     # rollback: names become what they were, a bounded number at a time
     "rollback.step",
     "rollback.cleared",
+    # retention: files are committed by themselves, a bounded number at a time
+    "retention.committed",
 )
 
 

@@ -6,6 +6,7 @@ import dataclasses
 import enum
 
 from vnafs.domain.ids import Inode, RepositoryId
+from vnafs.domain.retention import RetentionMode
 
 VERSIONS_KEPT_SECONDS = 30 * 86400
 TRIPWIRE_PER_MINUTE = 5000
@@ -52,6 +53,12 @@ class Repository:
     """Brought back from targets in a day (UTC); 0 for no limit."""
     recall_requests_per_day: int = 0
     """Asked of targets for it in a day; 0 for no limit."""
+    retention: RetentionMode = RetentionMode.OFF
+    """Whether files are committed in it, and how firmly they are retained then."""
+    retention_seconds: int = 0
+    """How long a file is retained that is committed without a date of its own."""
+    autocommit_seconds: int = 0
+    """A file is committed by itself after so long without a change; 0: never."""
     rolling_to_ns: int = 0
     """No rule, but where it stands: a rollback to this moment is under way (nanoseconds since 1970 UTC); 0: none."""
     rolling_since_ns: int = 0
@@ -62,6 +69,13 @@ class Repository:
     tripped_ns: int = 0
     """Likewise: when the tripwire was touched; 0: not since it was reset."""
     tripped_why: str = ""
+    was_guarded: bool = False
+    """Likewise: something in it is or was retained or held, so that it must be asked of each file."""
+
+    @property
+    def is_guarded(self) -> bool:
+        """Whether something in it may be retained or held."""
+        return self.was_guarded or self.retention is not RetentionMode.OFF
 
     @property
     def is_frozen(self) -> bool:

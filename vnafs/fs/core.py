@@ -14,7 +14,7 @@ import logging
 import os
 from types import TracebackType
 
-from vnafs.domain.clock import NANOSECONDS, Clock, Instant
+from vnafs.domain.clock import NANOSECONDS, BootClock, Clock, Instant
 from vnafs.domain.errors import IndexBroken, NotADirectory, NotFound, ReadOnly, StorageFailed, Superseded, VnaError
 from vnafs.domain.events import Event, EventKind
 from vnafs.domain.faults import Faults
@@ -25,11 +25,13 @@ from vnafs.fs.attributes import Attributes, attributes_of, attributes_while_writ
 from vnafs.fs.fences import Fences
 from vnafs.fs.handles import Handles
 from vnafs.fs.settings import Settings
+from vnafs.fs.timekeeper import Timekeeper
 from vnafs.fs.tripwire import Harm, Tripwire
 from vnafs.index import inodes, keys, meta, queue, repositories
 from vnafs.index.engine import Engine, Position, Reader, Transaction, prefix_stop
 from vnafs.index.entries import COOKIE_FIRST
 from vnafs.index.feeds import Feed
+from vnafs.index.holds import Holds
 from vnafs.index.inodes import NOT_QUEUED, InodeRow
 from vnafs.index.ranges import Numbers, epoch_stop
 from vnafs.local.space import Space
@@ -71,7 +73,17 @@ class Watcher:
 class Core:
     """The state of one tree in one process."""
 
-    def __init__(self, engine: Engine, spool: Spool, clock: Clock, faults: Faults, settings: Settings) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        spool: Spool,
+        clock: Clock,
+        faults: Faults,
+        settings: Settings,
+        *,
+        boot_clock: BootClock | None = None,
+        boot_id: str = "",
+    ) -> None:
         self.engine = engine
         self.spool = spool
         self.clock = clock
@@ -97,8 +109,12 @@ class Core:
             if why is not None:
                 self.superseded = Superseded(why=why.decode())
             self.repositories: dict[RepositoryId, Repository] = {r.id: r for r in repositories.every(reader)}
+            self.holds = Holds(reader)
+        self.time = Timekeeper(engine, clock, boot_clock, boot_id)
         self.frozen: set[RepositoryId] = set()
         """Repositories in which clients may change nothing now."""
+        self.guarded: set[RepositoryId] = set()
+        """Repositories in which something may be retained or held."""
         self.tripwire = Tripwire(clock)
         self.tripped: list[RepositoryId] = []
         """Repositories whose tripwire was touched, which no row says yet."""
@@ -161,6 +177,7 @@ class Core:
     def repositories_changed(self) -> None:
         """Follow the rules of repositories."""
         self.frozen = {number for number, repository in self.repositories.items() if repository.is_frozen}
+        self.guarded = {number for number, repository in self.repositories.items() if repository.is_guarded}
 
     def refuse_frozen(self, inode: Inode) -> None:
         """Raises ReadOnly when clients may not change *inode* now. Ask only while something is frozen."""

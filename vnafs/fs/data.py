@@ -15,11 +15,20 @@ import os
 import stat
 
 from vnafs.domain.clock import Instant
-from vnafs.domain.errors import AlreadyExists, BadHandle, Damaged, FileTooBig, InvalidArgument, IsADirectory, VnaError
+from vnafs.domain.errors import (
+    AlreadyExists,
+    BadHandle,
+    Damaged,
+    FileTooBig,
+    InvalidArgument,
+    IsADirectory,
+    NotPermitted,
+    VnaError,
+)
 from vnafs.domain.events import EventKind, seal_detail
 from vnafs.domain.files import FileState
 from vnafs.domain.ids import Inode, Version
-from vnafs.fs import history
+from vnafs.fs import guard, history, retention
 from vnafs.fs.asof import BASE, refused
 from vnafs.fs.attributes import AttributeChanges, Attributes
 from vnafs.fs.caller import Caller
@@ -110,10 +119,8 @@ class Data:
         access = flags & os.O_ACCMODE
         writable = access != os.O_RDONLY
         fresh = bool(flags & os.O_TRUNC)
-        if core.superseded is not None and (writable or fresh):
-            raise core.superseded
-        if core.frozen and (writable or fresh):
-            core.refuse_frozen(inode)
+        if writable or fresh:
+            self._check_writable(inode, row)
         if fresh:
             core.fences.check(inode)
         file = core.handles.files.get(inode)
@@ -133,6 +140,16 @@ class Data:
                 file.writers -= 1
                 self._follow_handles(file)
         return handle
+
+    def _check_writable(self, inode: Inode, row: InodeRow) -> None:
+        core = self._core
+        if core.superseded is not None:
+            raise core.superseded
+        if core.frozen:
+            core.refuse_frozen(inode)
+        if row.repository in core.guarded:
+            with core.engine.read() as reader:
+                guard.refuse_change(core, inode, row, reader)
 
     def release(self, handle: Handle) -> None:
         """The last duplicate of a handle is closed. Raises BadHandle the second time.
@@ -381,6 +398,8 @@ class Data:
             raise core.superseded
         if core.frozen:
             core.refuse_frozen(file.inode)
+        if file.is_fixed:
+            raise NotPermitted(what="Writing", why="the file was committed while it was open")
         if offset + length > core.settings.file_bytes_max:
             raise FileTooBig(limit_bytes=core.settings.file_bytes_max)
         if core.fences.held:
@@ -434,6 +453,12 @@ class Data:
         Linux does; truncation by an ordinary user clears set-user-ID.
         """
         core = self._core
+        before = core.row(inode)
+        is_guarded = before.repository in core.guarded
+        if is_guarded:
+            if changes.atime_ns is not None and retention.extends(core, inode, before, changes):
+                return core.attributes(inode, retention.extend(core, inode, changes.atime_ns))
+            guard.refuse_setattr(core, inode, before, changes)
         if changes.size_bytes is not None:
             self._truncate(inode, changes.size_bytes, caller)
         wanted = (changes.mode, changes.uid, changes.gid, changes.atime_ns, changes.mtime_ns)
@@ -463,6 +488,9 @@ class Data:
             )
             change.set(inode, row)
             change.event(EventKind.ATTRIBUTES, inode, row.version)
+            is_committed = is_guarded and retention.commit_by_mode(change, inode, before, row)
+        if is_committed:
+            retention.fix(core, inode)
         if file is not None:
             file.privileged_bits = bool(row.mode & _SET_ID)
         return core.attributes(inode, row)

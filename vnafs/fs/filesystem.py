@@ -9,13 +9,14 @@ first and waits for that on another thread (`vnafs.fs.commitment.settle`).
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 from collections.abc import Callable
 from typing import Concatenate, ParamSpec, TypeVar, cast
 
-from vnafs.domain.clock import Clock
-from vnafs.domain.errors import VnaError
+from vnafs.domain.clock import BootClock, Clock
+from vnafs.domain.errors import NoSpace, VnaError
 from vnafs.domain.faults import Faults, NoFaults
 from vnafs.domain.ids import Inode
 from vnafs.fs.asof import AS_OF, BASE, AsOf, refused
@@ -30,6 +31,7 @@ from vnafs.fs.names import Names
 from vnafs.fs.recovery import Recovery
 from vnafs.fs.rename import Renames
 from vnafs.fs.repositories import Repositories
+from vnafs.fs.retention import Retentions
 from vnafs.fs.rollback import Rollbacks
 from vnafs.fs.settings import Settings
 from vnafs.fs.tiering import Tiering
@@ -69,8 +71,11 @@ class Filesystem:
         *,
         copies_of: CopiesOf = no_copies,
         boot_id: str = "",
+        boot_clock: BootClock | None = None,
     ) -> None:
-        core = self._core = Core(engine, spool, clock, faults or NoFaults(), settings or Settings())
+        core = self._core = Core(
+            engine, spool, clock, faults or NoFaults(), settings or Settings(), boot_clock=boot_clock, boot_id=boot_id
+        )
         Recovery(core).run(boot_id)
         names = Names(core)
         data = self._data = Data(core, names)
@@ -78,7 +83,8 @@ class Filesystem:
         renames, xattrs, tiering = Renames(core), Xattrs(core, copies_of), Tiering(core)
         self.engine = engine
         self.settings = core.settings
-        self.repositories = Repositories(core, names)
+        self.retentions = Retentions(core)
+        self.repositories = Repositories(core, names, self.retentions.rules_changed)
         # names
         asof = self.asof = AsOf(core)
         self._names = names
@@ -235,7 +241,20 @@ class Filesystem:
         self.repositories.save_tripped()
         trimmed = self._core.trim_feed()
         rolled = self.rollbacks.step()
-        return self._expiry.step() or rolled or trimmed
+        committed = self.retentions.step()
+        return self._expiry.step() or rolled or trimmed or committed
+
+    def _save_time(self) -> None:
+        core = self._core
+        with contextlib.suppress(NoSpace):  # then it goes on a minute earlier
+            if core.time.runs:
+                with core.engine.write() as tx:
+                    core.time.save(tx)
+
+    @property
+    def retention_lag_seconds(self) -> float:
+        """How far the clock by which retention is judged is behind the wall clock."""
+        return self._core.time.lag_seconds() if self._core.time.runs else 0.0
 
     def close(self) -> None:
         """Close every handle and make everything durable; the engine stays open for its owner. Raises StorageFailed."""
@@ -246,6 +265,7 @@ class Filesystem:
         for file in core.handles.ending.values():  # the next start reads what they are from the local files
             file.close_descriptors()
         if core.failure is None:
+            self._save_time()
             core.sync()
             while core.reap():
                 core.find_drops()

@@ -19,6 +19,7 @@ class OpenFile:
         "directory_settled",
         "handles",
         "inode",
+        "is_fixed",
         "privileged_bits",
         "reading",
         "settled",
@@ -40,6 +41,8 @@ class OpenFile:
         self.settled = 0
         """The write count up to which bytes survive loss of power."""
         self.directory_settled = False
+        self.is_fixed = False
+        """It was committed while it was open: nothing more is written."""
         self.privileged_bits = bool(mode & 0o6000)
         """Whether the next write by an ordinary user must clear set-user-ID or set-group-ID."""
 

@@ -14,6 +14,7 @@ from vnafs.domain.clock import NANOSECONDS
 from vnafs.domain.events import EventKind, seal_detail
 from vnafs.domain.files import FileState, Proposal, Verdict
 from vnafs.domain.ids import ROOT, Inode, RepositoryId, Version
+from vnafs.fs import guard
 from vnafs.fs.core import Change, Core
 from vnafs.fs.tripwire import Harm
 from vnafs.index import keys, past, returned, xattrs
@@ -26,6 +27,8 @@ from vnafs.index.returned import Returned
 NO_VERSION = Version(0)
 EXPIRED_PER_STEP_MAX = 128
 """Moments, each of a row or a few, in one transaction."""
+LOOK_AGAIN_SECONDS = 86400
+"""At the past of what is held or retained."""
 
 
 def keep_name(change: Change, parent: Inode, name: bytes, entry: Entry, row: InodeRow, now: int, *, ends: bool) -> int:
@@ -98,10 +101,20 @@ class Expiry:
                 found = past.next_ending(change.tx, due)
                 if found is None or found.repository != due or not self._is_over(found, now):
                     return False
+                change.tx.delete(found.key)
+                if core.guarded and guard.keeps_past(core, change.tx, found):
+                    self._postpone(change, found, now)
+                    continue
                 for key in found.rows:
                     self._forget(change, key)
-                change.tx.delete(found.key)
         return True
+
+    def _postpone(self, change: Change, found: Ending, now: int) -> None:
+        """What is held or retained keeps its past: it is looked at again in a day, as if it had ended so much later."""
+        kept_ns = self._core.repositories[found.repository].versions_kept_seconds * NANOSECONDS
+        later = now - kept_ns + LOOK_AGAIN_SECONDS * NANOSECONDS
+        for key in found.rows:
+            past.add_endings(change.tx, found.repository, later, keys.ending_of(found.key)[2], key)
 
     def _due(self, reader: Reader, now: int) -> RepositoryId | None:
         """A repository of whose past something has been kept long enough; also one that is gone."""

@@ -27,6 +27,7 @@ from vnafs.domain.errors import (
 from vnafs.domain.events import EventKind
 from vnafs.domain.files import FileState
 from vnafs.domain.ids import ROOT, Inode, RepositoryId, Version
+from vnafs.fs import guard, retention
 from vnafs.fs.asof import AS_OF
 from vnafs.fs.attributes import Attributes, attributes_of
 from vnafs.fs.caller import Caller
@@ -261,6 +262,7 @@ class Names:
                 raise CrossesRepositories
             if row.nlink >= core.settings.links_max:
                 raise TooManyLinks(what=f"inode {inode}", links=row.nlink)
+            retention.named(change, inode, row, parent)
             row = row._replace(nlink=row.nlink + 1, ctime_ns=now, parent=parent, cookie=cookie)
             change.set(inode, row)
             change.set(parent, above._replace(mtime_ns=now, ctime_ns=now))
@@ -322,6 +324,8 @@ class Names:
         return entry
 
     def _remove(self, change: Change, parent: Inode, name: bytes, entry: Entry, now: int) -> None:
+        if self._core.guarded:
+            guard.refuse_leaving(self._core, change.tx, entry.inode, change.row(entry.inode), place=parent)
         entries.delete(change.tx, parent, name, entry)
         above = change.row(parent)
         links = above.nlink - 1 if entry.is_directory else above.nlink

@@ -97,6 +97,8 @@ class Recovery:
             local = spool.stat(inode, row.version)
         if local is None:
             return None
+        if row.due != DUE_NEVER and local.st_size == row.size_bytes:
+            return row._replace(blocks=local.st_blocks)  # it was closed: its row is the truth for times that were set
         due = self._core.clock.now() if row.due == DUE_NEVER else row.due
         return Data.as_local(row, local, due=due)
 

@@ -11,7 +11,7 @@ import logging
 from vnafs.domain.events import EventKind, seal_detail
 from vnafs.domain.files import FileState
 from vnafs.domain.ids import Inode
-from vnafs.fs import history
+from vnafs.fs import history, retention
 from vnafs.fs.core import NO_INODE, Change
 from vnafs.index import keys, xattrs
 from vnafs.index.entries import Entry
@@ -43,6 +43,7 @@ def end(change: Change, inode: Inode, row: InodeRow, now: int) -> None:
     """The inode is no more: its rows go now, its local bytes soon. What is remembered of it is for `history` to say."""
     tx = change.tx
     change.delete(inode)
+    retention.ended(change, inode, row)
     if row.nlink == 0:
         tx.delete(keys.orphan(inode))
     is_noted = history.keep_version(change, inode, row, now, is_last=True)

@@ -17,7 +17,7 @@ from vnafs.domain.errors import (
 )
 from vnafs.domain.events import EventKind
 from vnafs.domain.ids import ROOT, Inode
-from vnafs.fs import history
+from vnafs.fs import guard, history, retention
 from vnafs.fs.core import Change, Core
 from vnafs.fs.names import check_name, refuse_as_of, refuse_in_root
 from vnafs.fs.removal import unname
@@ -55,6 +55,10 @@ class Renames:
             source, target = self._check(change, parent, name, new_parent, new_name, flags)
             if target is not None and target.inode == source.inode:
                 return
+            if core.guarded:
+                self._refuse(change, source, parent, moves=True)
+                if target is not None:
+                    self._refuse(change, target, new_parent, moves=exchange)
             if target is not None and exchange:
                 take(change, new_parent, new_name, target, now)
                 take(change, parent, name, source, now)
@@ -93,6 +97,10 @@ class Renames:
         if target.is_directory and not entries.is_empty(change.tx, target.inode):
             raise DirectoryNotEmpty(what=target.inode)
         return source, target
+
+    def _refuse(self, change: Change, entry: Entry, place: Inode, *, moves: bool) -> None:
+        row = change.row(entry.inode)
+        guard.refuse_leaving(self._core, change.tx, entry.inode, row, place=place, moves=moves)
 
     def _check_loops(
         self, change: Change, source: Entry, target: Entry | None, parent: Inode, new_parent: Inode, flags: int
@@ -140,5 +148,7 @@ def give(change: Change, parent: Inode, name: bytes, entry: Entry, cookie: int, 
     links = above.nlink + 1 if entry.is_directory else above.nlink
     change.set(parent, above._replace(nlink=links, mtime_ns=now, ctime_ns=now))
     row = change.row(entry.inode)
+    if row.nlink > 1:
+        retention.named(change, entry.inode, row, parent)
     change.set(entry.inode, row._replace(parent=parent, cookie=cookie, ctime_ns=now))
     change.event(EventKind.NAMED, entry.inode, row.version, parent, name)

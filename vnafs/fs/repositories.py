@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 import stat
+from collections.abc import Callable
 
-from vnafs.domain.errors import AlreadyExists, Busy, InvalidArgument, NotFound
+from vnafs.domain.errors import AlreadyExists, Busy, InvalidArgument, NotFound, Refused
 from vnafs.domain.events import EventKind
 from vnafs.domain.files import FileState
 from vnafs.domain.ids import ROOT, Inode, RepositoryId
 from vnafs.domain.repositories import TRIPWIRE_PER_MINUTE, VERSIONS_KEPT_SECONDS, Acknowledgement, OnTrip, Repository
+from vnafs.domain.retention import SECONDS_MAX, RetentionMode, weakens
 from vnafs.fs.core import Change, Core
 from vnafs.fs.names import NO_VERSION, Names, check_name
-from vnafs.index import entries, repositories
+from vnafs.index import audits, entries, repositories
 from vnafs.index.entries import Entry, kind_of
 from vnafs.index.inodes import NOT_QUEUED, InodeRow
+
+_LOG = logging.getLogger(__name__)
 
 RETENTION_CLASS_MAX = 255
 COPIES_MAX = 16
@@ -26,9 +31,11 @@ KEPT_SECONDS_MAX = 100 * 365 * 86400
 class Repositories:
     """Makes, changes and removes repositories; each call survives loss of power when it returns."""
 
-    def __init__(self, core: Core, names: Names) -> None:
+    def __init__(self, core: Core, names: Names, changed: Callable[[Repository, Repository], None]) -> None:
+        """*changed* is told of rules before and after each change."""
         self._core = core
         self._names = names
+        self._changed = changed
 
     def add(  # noqa: PLR0913 - the rules, each by its name
         self,
@@ -41,6 +48,9 @@ class Repositories:
         versions_kept_seconds: int = VERSIONS_KEPT_SECONDS,
         tripwire: OnTrip = OnTrip.ALERT,
         tripwire_per_minute: int = TRIPWIRE_PER_MINUTE,
+        retention: RetentionMode = RetentionMode.OFF,
+        retention_seconds: int = 0,
+        autocommit_seconds: int = 0,
         mode: int = 0o755,
         uid: int = 0,
         gid: int = 0,
@@ -60,6 +70,10 @@ class Repositories:
             tripwire,
             tripwire_per_minute,
             encrypted=encrypted,
+            retention=retention,
+            retention_seconds=retention_seconds,
+            autocommit_seconds=autocommit_seconds,
+            was_guarded=retention is not RetentionMode.OFF,
         )
         _check_rules(repository)
         with core.change() as change:
@@ -74,30 +88,45 @@ class Repositories:
             change.set(ROOT, root._replace(nlink=root.nlink + 1, mtime_ns=now, ctime_ns=now))
             entries.put(change.tx, ROOT, raw, Entry(inode, cookie, kind_of(row.mode)))
             repositories.put(change.tx, repository)
+            if repository.is_guarded:
+                core.time.begin(change.tx)
             change.event(EventKind.CREATED, inode, NO_VERSION, ROOT, raw)
         core.repositories[repository.id] = repository
         core.repositories_changed()
         self._finish(raw)
         return repository
 
-    def set(self, repository: Repository, *, reset_tripwire: bool = False) -> Repository:
+    def set(self, repository: Repository, *, reset_tripwire: bool = False, reason: str = "") -> Repository:
         """Replace the rules of the repository with that id; its name stays, and where it stands.
 
-        Whether it is encrypted stays too. With *reset_tripwire* the tripwire was not touched. Raises NotFound,
-        InvalidArgument.
+        Whether it is encrypted stays too. With *reset_tripwire* the tripwire was not touched. Retention that becomes
+        weaker needs a *reason*, which is kept; compliance never does. Raises NotFound, InvalidArgument, Refused.
         """
         core = self._core
         known = self.get(repository.id)
         standing = {name: getattr(known, name) for name in repositories.STANDING}
         if reset_tripwire:
             standing |= {"tripped_ns": 0, "tripped_why": ""}
+        standing["was_guarded"] = known.is_guarded or repository.retention is not RetentionMode.OFF
         repository = dataclasses.replace(repository, name=known.name, encrypted=known.encrypted, **standing)
         _check_rules(repository)
+        is_weaker = _check_retention(known, repository, reason)
         with core.change() as change:
             put_rules(change, repository)
+            if repository.is_guarded:
+                core.time.begin(change.tx)
+            if is_weaker:
+                noted = {"action": "weakened", "at_ns": core.clock.now(), "inode": repository.id, "reason": reason}
+                number = audits.add(
+                    change.tx, {**noted, "before": _retention_of(known), "rules": _retention_of(repository)}
+                )
+                change.event(EventKind.RETENTION, Inode(repository.id), NO_VERSION, detail=number)
         core.repositories[repository.id] = repository
         core.repositories_changed()
+        self._changed(known, repository)
         core.engine.sync(core.engine.position)
+        if is_weaker:
+            _LOG.warning("retention.weakened", extra={"repository": repository.id})
         return repository
 
     def save_tripped(self) -> None:
@@ -153,7 +182,35 @@ def put_rules(change: Change, repository: Repository) -> None:
     change.event(EventKind.ATTRIBUTES, Inode(repository.id), NO_VERSION)
 
 
+def _retention_of(repository: Repository) -> list[object]:
+    return [repository.retention.value, repository.retention_seconds, repository.autocommit_seconds]
+
+
+def _check_retention(before: Repository, now: Repository, reason: str) -> bool:
+    """Whether the rules of retention become weaker. Raises Refused when they may not."""
+    rules = [(one.retention, one.retention_seconds, one.autocommit_seconds) for one in (before, now)]
+    why = weakens(rules[0], rules[1])
+    if why:
+        raise Refused(what=f"Weaker retention in repository {now.name}", why=why)
+    is_weaker = (
+        now.retention.strength < before.retention.strength
+        or now.retention_seconds < before.retention_seconds
+        or (before.autocommit_seconds > 0 and not 0 < now.autocommit_seconds <= before.autocommit_seconds)
+    )
+    if is_weaker and not reason.strip():
+        raise Refused(what=f"Weaker retention in repository {now.name}", why="it needs a reason (--reason)")
+    return is_weaker
+
+
 def _check_rules(repository: Repository) -> None:
+    for seconds in (repository.retention_seconds, repository.autocommit_seconds):
+        if not 0 <= seconds <= SECONDS_MAX:
+            raise InvalidArgument(why=f"a retention or autocommit time is 0 to {SECONDS_MAX} seconds, not {seconds}")
+    is_off = repository.retention is RetentionMode.OFF
+    if is_off and (repository.retention_seconds or repository.autocommit_seconds):
+        raise InvalidArgument(why="default retention and autocommit need retention governance or compliance")
+    if repository.autocommit_seconds and not repository.retention_seconds:
+        raise InvalidArgument(why="autocommit needs a default retention")
     if not 1 <= repository.copies_min <= COPIES_MAX:
         raise InvalidArgument(why=f"copies_min is 1 to {COPIES_MAX}, not {repository.copies_min}")
     for limit in (repository.recall_bytes_per_day, repository.recall_requests_per_day):

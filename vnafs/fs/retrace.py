@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import dataclasses
 import enum
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from vnafs.domain.files import FileState
 from vnafs.domain.ids import Inode
@@ -39,6 +39,8 @@ class Outcome(enum.Enum):
     """The version of then was never kept; the nearest younger one is there."""
     LOST = "lost"
     """Nothing is kept of what the name led to; what has the name now stays."""
+    GUARDED = "guarded"
+    """What has the name, or what it led to, is retained or held: it stays where it is, with all below it."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -59,10 +61,18 @@ class Move:
     """So its own names follow."""
 
 
-def moves(reader: Reader, now: Inode, was: Inode, at_ns: int, after: bytes = b"") -> Iterator[Move]:
+def moves(
+    reader: Reader,
+    now: Inode,
+    was: Inode,
+    at_ns: int,
+    after: bytes = b"",
+    *,
+    is_rooted: Callable[[Reader, Inode], bool] = lambda *_: False,
+) -> Iterator[Move]:
     """What to do for the names of directory *now* past *after*, which shall be those that *was* had; lazily.
 
-    *now* NOWHERE stands for a directory that is still to be made.
+    *now* NOWHERE stands for a directory that is still to be made. *is_rooted* says what must stay where it is.
     """
     then = past.listing_at(reader, was, at_ns, after)
     live = _live(reader, now, after)
@@ -75,9 +85,15 @@ def moves(reader: Reader, now: Inode, was: Inode, at_ns: int, after: bytes = b""
         if has is not None and has[0] == name:
             entry, has = has[1], next(live, None)
         if want is not None:
-            yield _move(reader, want, entry, at_ns)
+            move = _move(reader, want, entry, at_ns)
+            is_moved = move.live == want.inode and move.is_directory and move.outcome is Outcome.MOVED
+            clears = move.clear and entry is not None and is_rooted(reader, entry.inode)
+            if clears or (is_moved and is_rooted(reader, want.inode)):
+                move = Move(name, Outcome.GUARDED)
+            yield move
         elif entry is not None:
-            yield Move(name, Outcome.REMOVED, clear=True)
+            outcome = Outcome.GUARDED if is_rooted(reader, entry.inode) else Outcome.REMOVED
+            yield Move(name, outcome, clear=outcome is Outcome.REMOVED)
 
 
 def _live(reader: Reader, parent: Inode, after: bytes) -> Iterator[tuple[bytes, Entry]]:

@@ -12,6 +12,7 @@ from __future__ import annotations
 from vnafs.domain.events import EventKind
 from vnafs.domain.files import FileState
 from vnafs.domain.ids import Inode, Version
+from vnafs.fs import retention
 from vnafs.fs.core import Change
 from vnafs.index import entries, keys, returned, xattrs
 from vnafs.index.entries import Entry, kind_of
@@ -57,5 +58,7 @@ def revive(
         change.tx.put(keys.symlink(inode), change.tx.get(keys.symlink(found.inode)) or b"")
     if row.seal is not None:
         returned.put(change.tx, returned.Returned(inode, row.version, row.repository, row.seal.sha256))
+    if row.is_file:
+        retention.queue(change, inode, row)
     change.event(EventKind.CREATED, inode, row.version, parent, name)
     return row

@@ -24,6 +24,7 @@ from vnafs.domain.events import EventKind
 from vnafs.domain.files import FileState
 from vnafs.domain.ids import Inode, RepositoryId, Version
 from vnafs.domain.repositories import Repository
+from vnafs.fs import guard, retention
 from vnafs.fs.core import NO_INODE, Change, Core
 from vnafs.fs.removal import end, unname
 from vnafs.fs.rename import give, take
@@ -31,7 +32,7 @@ from vnafs.fs.repositories import put_rules
 from vnafs.fs.retrace import NOWHERE, Move, Outcome, may_go_at_once, moves
 from vnafs.fs.revival import revive
 from vnafs.index import entries, keys, past, rollbacks
-from vnafs.index.engine import prefix_stop
+from vnafs.index.engine import Reader, prefix_stop
 from vnafs.index.entries import Entry
 from vnafs.index.inodes import NOT_QUEUED, InodeRow
 from vnafs.index.past import PastVersion
@@ -45,7 +46,7 @@ SAMPLES_MAX = 20
 """Paths of each outcome that a dry run shows."""
 LIMBO_LOOK_SECONDS = 2.0
 """Between two looks at what waits to be copied before it goes."""
-_QUIET = frozenset((Outcome.UNCHANGED, Outcome.LOST))
+_QUIET = frozenset((Outcome.UNCHANGED, Outcome.LOST, Outcome.GUARDED))
 
 
 @dataclasses.dataclass(slots=True)
@@ -90,9 +91,8 @@ class Rollbacks:
         while folders:
             folder, path = folders.pop()
             with self._core.engine.read() as reader:
-                found = list(
-                    itertools.islice(moves(reader, folder.inode, folder.was, to_ns, folder.after), NAMES_PER_STEP_MAX)
-                )
+                names = moves(reader, folder.inode, folder.was, to_ns, folder.after, is_rooted=self._is_rooted)
+                found = list(itertools.islice(names, NAMES_PER_STEP_MAX))
             if len(found) == NAMES_PER_STEP_MAX:
                 folders.append((folder._replace(after=found[-1].name), path))
             for move in found:
@@ -138,6 +138,9 @@ class Rollbacks:
         core.sync()
         _LOG.warning("rollback.begun", extra={"repository": number, "to_ns": to_ns})
 
+    def _is_rooted(self, reader: Reader, inode: Inode) -> bool:
+        return bool(self._core.guarded) and guard.is_rooted(self._core, reader, inode)
+
     def _stands(self, repository: Repository) -> None:
         self._core.repositories[repository.id] = repository
         self._core.repositories_changed()
@@ -173,7 +176,8 @@ class Rollbacks:
             folder = rollbacks.next_folder(reader, repository.id)
             found: list[Move] = []
             if folder is not None:
-                names = moves(reader, folder.inode, folder.was, repository.rolling_to_ns, folder.after)
+                to_ns = repository.rolling_to_ns
+                names = moves(reader, folder.inode, folder.was, to_ns, folder.after, is_rooted=self._is_rooted)
                 found = list(itertools.islice(names, NAMES_PER_STEP_MAX))
         if folder is None:
             return self._clear(repository)
@@ -216,7 +220,7 @@ class Rollbacks:
                 )
                 below = _some(change, entry.inode)
                 for other in below:
-                    work.clear(other)
+                    work.clear(other, is_out=True)
                 if len(below) < NAMES_PER_STEP_MAX:
                     _remove(change, repository.limbo, name, entry, now)
             elif not rollbacks.forget_made(change.tx, repository.id, 4 * NAMES_PER_STEP_MAX):
@@ -258,7 +262,8 @@ class Rollbacks:
         with core.change() as change:
             for name, entry in found:
                 row = change.row(entry.inode)
-                if not row.is_file or row.state >= FileState.PACKED:
+                may_go = not row.is_file or row.state >= FileState.PACKED
+                if may_go and guard.why_it_stays(core, change.tx, entry.inode, row) is None:
                     _remove(change, repository.limbo, name, entry, now)
         return len(found) == NAMES_PER_STEP_MAX
 
@@ -278,9 +283,9 @@ class _Work:
 
     def do(self, move: Move) -> None:
         """Make one name what it was."""
-        if move.clear:
-            self.clear(move.name)
-        if move.outcome in {Outcome.LOST, Outcome.REMOVED}:
+        if move.clear and not self.clear(move.name):
+            return
+        if move.outcome in {Outcome.LOST, Outcome.REMOVED, Outcome.GUARDED}:
             return
         if move.live not in {NOWHERE, move.was} and not move.is_directory:
             self._stands(move)
@@ -300,8 +305,7 @@ class _Work:
         known = rollbacks.made(self.change.tx, self.repository.id, move.was)
         if known is None:
             rollbacks.put_made(self.change.tx, self.repository.id, move.was, move.live)
-        elif known != move.live and self._is_there(known):
-            self.clear(move.name)
+        elif known != move.live and self._is_there(known) and self.clear(move.name):
             self._lead(move.name, known)
 
     def _is_there(self, inode: Inode) -> bool:
@@ -337,6 +341,7 @@ class _Work:
             give(change, parent, name, entry, self.cookie(), self.now)
         else:
             give(change, parent, name, entry, self.cookie(), self.now)
+            retention.named(change, inode, row, parent)
             self._add_link(inode)
         self.names_changed.append((parent, name))
         self.inodes_changed.append(inode)
@@ -356,25 +361,32 @@ class _Work:
                 due = self.now
         self.change.set(inode, row._replace(nlink=row.nlink + 1, due=due))
 
-    def clear(self, name: bytes) -> None:
-        """Free a name: what it leads to goes, or waits in limbo."""
+    def clear(self, name: bytes, *, is_out: bool = False) -> bool:
+        """Free a name: what it leads to goes, or waits in limbo; False when it is retained or held and stays.
+
+        *is_out*: it is out of the tree already.
+        """
         change, parent = self.change, self.folder.inode
         entry = entries.find(change.tx, parent, name)
         if entry is None:
-            return  # moved to its place already
+            return True  # moved to its place already
+        is_rooted = bool(change.core.guarded) and guard.is_rooted(change.core, change.tx, entry.inode)
+        if is_rooted and not is_out:
+            return False
         row = change.row(entry.inode)
         self.names_changed.append((parent, name))
         if row.is_directory:
             may_go = entries.is_empty(change.tx, entry.inode) and row.birth_ns > self.repository.rolling_to_ns
         else:
             may_go = row.nlink > 1 or may_go_at_once(change.tx, entry.inode, row, self.repository.rolling_to_ns)
-        if may_go:
+        if may_go and not is_rooted:
             _remove(change, parent, name, entry, self.now)
-            return
+            return True
         cookie = self.cookie()
         kind = b"d" if row.is_directory else b"f"
         take(change, parent, name, entry, self.now)
         give(change, self.repository.limbo, kind + b"%x" % cookie, entry, cookie, self.now)
+        return True
 
 
 def _remove(change: Change, parent: Inode, name: bytes, entry: Entry, now: int) -> None:

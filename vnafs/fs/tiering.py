@@ -17,7 +17,7 @@ from vnafs.domain.errors import Damaged, InvalidArgument, NotFound, Superseded
 from vnafs.domain.events import EventKind, seal_detail
 from vnafs.domain.files import Candidate, FileFacts, FileState, Proposal, Seal, Verdict, may_advance
 from vnafs.domain.ids import ROOT, Inode, Version
-from vnafs.fs import history
+from vnafs.fs import guard, history, retention
 from vnafs.fs.core import Change, Core
 from vnafs.fs.removal import log_missing, make_stub
 from vnafs.fs.tripwire import Harm
@@ -74,24 +74,38 @@ class Tiering:
         seal = proposal.seal if row.state is FileState.OPEN else row.seal
         if seal is None:
             return Verdict.ILLEGAL
-        if proposal.state > row.state:
-            mark = self._core.spool.fingerprint(inode, row.version)
-            if mark is None:
-                log_missing(inode, row)
-                return Verdict.ILLEGAL
-            if mark != seal.fingerprint:
-                self._reopen(change, inode, row)
-                return Verdict.CHANGED
+        drifted = self._drifted(change, inode, row, seal) if proposal.state > row.state else None
+        if drifted is not None:
+            return drifted
         if proposal.content not in {None, seal.sha256}:
             return Verdict.GONE
-        if seal.is_noise and row.state is FileState.OPEN:
+        is_sealed = row.state is FileState.OPEN
+        if is_sealed and seal.is_noise:
             self._core.harmed(row.repository, Harm.SCRAMBLED)
         row = row._replace(state=proposal.state, seal=seal, before=None, due=self._core.clock.now())
         if row.size_bytes != seal.fingerprint.size_bytes:
             row = row._replace(size_bytes=seal.fingerprint.size_bytes)
         change.set(inode, row)
         change.event(EventKind.STATE, inode, row.version, detail=proposal.state)
+        if is_sealed:
+            retention.queue(change, inode, row)
         return Verdict.DONE
+
+    def _drifted(self, change: Change, inode: Inode, row: InodeRow, seal: Seal) -> Verdict | None:
+        """What comes of local bytes that are not those that were sealed; None when they are, or need not be.
+
+        What is retained or held never takes other bytes: once it is in packs, those there are the file's.
+        """
+        mark = self._core.spool.fingerprint(inode, row.version)
+        if mark is None:
+            log_missing(inode, row)
+            return Verdict.ILLEGAL
+        if mark == seal.fingerprint:
+            return None
+        if row.state is FileState.OPEN or not self._is_fixed(change, inode, row):
+            self._reopen(change, inode, row)
+            return Verdict.CHANGED
+        return None if row.state >= FileState.PACKED else Verdict.ILLEGAL
 
     # -- away and back --------------------------------------------------------------------------------------
 
@@ -143,7 +157,7 @@ class Tiering:
         mark = self._core.spool.fingerprint(inode, version)
         if mark is None:
             log_missing(inode, row)  # a stub is what it is already: its verified copies bring the bytes back
-        elif mark != row.seal.fingerprint:
+        elif mark != row.seal.fingerprint and not self._is_fixed(change, inode, row):
             self._reopen(change, inode, row)
             return Verdict.CHANGED
         make_stub(change, inode, row)
@@ -274,6 +288,13 @@ class Tiering:
         except NotFound:
             return None
         return row if row.is_file and row.version == version and row.nlink else None
+
+    def _is_fixed(self, change: Change, inode: Inode, row: InodeRow) -> bool:
+        """Whether a file must not take the other bytes that its local file has: it is retained or held."""
+        if guard.why_unchanged(self._core, inode, row, change.tx) is None:
+            return False
+        _LOG.critical("tree.fixed_bytes_changed", extra={"inode": inode, "version": row.version})
+        return True
 
     def _reopen(self, change: Change, inode: Inode, row: InodeRow) -> None:
         """A write nobody told us of: OPEN again, in a new version unless no seal was recorded for this one."""

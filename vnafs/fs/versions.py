@@ -12,6 +12,7 @@ import itertools
 from vnafs.domain.errors import AlreadyExists, IsADirectory, NotFound, Refused
 from vnafs.domain.events import EventKind
 from vnafs.domain.ids import ROOT, Inode, Sha256, Version
+from vnafs.fs import guard, retention
 from vnafs.fs.core import Change, Core
 from vnafs.fs.names import check_name, refuse_in_root
 from vnafs.fs.removal import unname
@@ -240,12 +241,14 @@ class Versions:
             raise AlreadyExists(what=f"{name.decode(errors='replace')} has a newer version there, which")
         if entry.is_directory:
             raise IsADirectory(what=name.decode(errors="replace"))
+        guard.refuse_leaving(self._core, change.tx, entry.inode, change.row(entry.inode), place=parent)
         entries.delete(change.tx, parent, name, entry)
         unname(change, entry, parent=parent, name=name, is_open=entry.inode in self._core.handles.files, now=now)
 
     def _link(self, change: Change, inode: Inode, parent: Inode, name: bytes, cookie: int, now: int) -> InodeRow:
         """It is still there under another name."""
         above, row = change.row(parent), change.row(inode)
+        retention.named(change, inode, row, parent)
         row = row._replace(nlink=row.nlink + 1, ctime_ns=now, parent=parent, cookie=cookie)
         change.set(inode, row)
         change.set(parent, above._replace(mtime_ns=now, ctime_ns=now))

@@ -26,8 +26,9 @@ from vnafs.domain.events import EventKind
 from vnafs.domain.files import FileState
 from vnafs.domain.ids import Inode, Sha256
 from vnafs.domain.repositories import Acknowledgement
+from vnafs.fs import guard
 from vnafs.fs.core import Core
-from vnafs.index import xattrs
+from vnafs.index import retentions, xattrs
 from vnafs.index.inodes import InodeRow
 from vnafs.index.keys import NAME_BYTES_MAX
 
@@ -91,6 +92,7 @@ class Xattrs:
             raise TooBig(what="The value of an extended attribute", limit_bytes=core.settings.xattr_bytes_max)
         with core.change() as change:
             row = change.row(inode)
+            guard.refuse_change(core, inode, row, change.tx)
             is_there = xattrs.find(change.tx, inode, name) is not None
             if is_there and flags == XATTR_CREATE:
                 raise AlreadyExists(what="an extended attribute of that name")
@@ -111,6 +113,7 @@ class Xattrs:
         _refuse_virtual(name)
         with core.change() as change:
             row = change.row(inode)
+            guard.refuse_change(core, inode, row, change.tx)
             names = xattrs.names(change.tx, inode) if row.has_xattrs else []
             if name not in names:
                 raise NoSuchAttribute(what="of that name")
@@ -125,6 +128,8 @@ class Xattrs:
         if what == b"ack":
             found = self._core.repositories.get(row.repository)
             return (found.acknowledgement if found else Acknowledgement.DURABLE).value.encode()
+        if what in {b"retention", b"hold"}:
+            return self._guard(inode, row, what)
         if row.is_file:
             if what == b"state":
                 return row.state.label.encode()
@@ -133,6 +138,20 @@ class Xattrs:
             if what == b"copies":
                 return self._copies(inode, row)
         raise NoSuchAttribute(what="of that name")
+
+    def _guard(self, inode: Inode, row: InodeRow, what: bytes) -> bytes:
+        core = self._core
+        shown: object = None
+        with core.engine.read() as reader:
+            if what == b"hold":
+                held = core.holds.on(lambda number: core.find(number, reader), inode, row)
+                shown = sorted({hold.name for hold in held})
+            elif row.is_file and (found := retentions.find(reader, inode)) is not None:
+                is_over = found.is_over(core.time.now())
+                shown = {"mode": found.mode.value, "until": guard.shown(found.until_ns), "over": is_over}
+        if not shown:
+            raise NoSuchAttribute(what="of that name")
+        return json.dumps(shown).encode()
 
     def _copies(self, inode: Inode, row: InodeRow) -> bytes:
         copies: Sequence[Copy] = ()

@@ -22,6 +22,12 @@ Namespace environment (sole writer: mount)
 | B repository8 ended8 inode8 | keys               | the A and V rows that are removed once they were kept long enough |
 | U inode8 version8    | repository, SHA-256       | came back from a kept version; the store has not heard of it yet |
 | J repository8 kind1 inode8 | see `rollbacks`     | how far a rollback is                                            |
+| W inode8             | retention                 | of a file that was committed                                     |
+| G inode8             | until                     | a directory with committed files somewhere below; is not moved   |
+| N inode8 parent8     | nothing                   | a directory that has, or had, one of the several names of a file |
+| C due8 inode8        | version, ctime            | looked at then: committed by itself unless it was changed since  |
+| H inode8 name        | hold                      | a legal hold on a file, a directory or a repository              |
+| Y number8            | JSON                      | what was done about retention and holds, and why                 |
 | F seq8               | event                     | the feed                                                         |
 
 Store environment (sole writer: tierd)
@@ -299,6 +305,71 @@ def rollings(number: RepositoryId, kind: Rolling) -> bytes:
     """J: prefix of all that a rollback remembers of one kind."""
     return _one(b"J", number) + bytes([kind])
 
+
+def retention(number: Inode) -> bytes:
+    """W: the retention of one file."""
+    return _one(b"W", number)
+
+
+RETENTIONS = b"W"
+
+
+def retained_below(number: Inode) -> bytes:
+    """G: one directory with committed files below."""
+    return _one(b"G", number)
+
+
+RETAINED_BELOW = b"G"
+
+
+def named_in(number: Inode, parent: Inode) -> bytes:
+    """N: one directory in which a file of several names may have one."""
+    return _TWO.pack(b"N", number, parent)
+
+
+def named_ins(number: Inode) -> bytes:
+    """N: prefix of all directories in which a file may have a name."""
+    return _one(b"N", number)
+
+
+def committing(due_ns: int, number: Inode) -> bytes:
+    """C: one file that may be committed by itself."""
+    return _TWO.pack(b"C", due_ns, number)
+
+
+def committing_of(key: bytes) -> tuple[int, Inode]:
+    """When a C row is due, and of what."""
+    _, due_ns, number = _TWO.unpack(key)
+    return due_ns, Inode(number)
+
+
+COMMITTING = b"C"
+
+
+def hold(number: Inode, name: bytes) -> bytes:
+    """H: one legal hold."""
+    return _one(b"H", number) + name
+
+
+def holds(number: Inode) -> bytes:
+    """H: prefix of the holds on one inode."""
+    return _one(b"H", number)
+
+
+def hold_of(key: bytes) -> tuple[Inode, bytes]:
+    """The inode and name of an H row."""
+    return Inode(int.from_bytes(key[1:9], "big")), key[9:]
+
+
+HOLDS = b"H"
+
+
+def audit(number: int) -> bytes:
+    """Y: one thing that was done."""
+    return _one(b"Y", number)
+
+
+AUDITS = b"Y"
 
 # -- store ---------------------------------------------------------------------------------------------------
 

@@ -19,6 +19,8 @@ EPOCH = "epoch"
 """Rises whenever an archive goes on from an older state, so that no inode number is ever used twice."""
 INODE_RANGE = "inode_range_end"
 COOKIE_RANGE = "cookie_range_end"
+RETENTION_TIME = "retention_time"
+"""The steady clock as manifests carry it, up to an hour behind; see `vnafs.index.steady`."""
 SUPERSEDED = "superseded"
 """Why nothing may be changed any more: targets have gone on without this index."""
 

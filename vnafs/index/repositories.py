@@ -18,11 +18,14 @@ from vnafs.domain.repositories import (
     OnTrip,
     Repository,
 )
+from vnafs.domain.retention import RetentionMode
 from vnafs.index import keys
 from vnafs.index.engine import Reader, Transaction, prefix_stop
 
 _RECORD_VERSION = 1
-STANDING = ("rolling_to_ns", "rolling_since_ns", "limbo", "tripped_ns", "tripped_why")
+_GUARDED_VERSION = 2
+"""Of a repository in which something may be retained or held: no program that knows nothing of that may serve it."""
+STANDING = ("rolling_to_ns", "rolling_since_ns", "limbo", "tripped_ns", "tripped_why", "was_guarded")
 """Fields that are no rules; written only where they say something."""
 
 
@@ -41,7 +44,15 @@ def put(tx: Transaction, repository: Repository) -> None:
         "tripwire_per_minute": repository.tripwire_per_minute,
     }
     body |= {name: getattr(repository, name) for name in STANDING if getattr(repository, name)}
-    tx.put(keys.repository(repository.id), bytes([_RECORD_VERSION]) + json.dumps(body).encode())
+    version = _RECORD_VERSION
+    if repository.is_guarded:
+        version = _GUARDED_VERSION
+        body |= {
+            "retention": repository.retention.value,
+            "retention_seconds": repository.retention_seconds,
+            "autocommit_seconds": repository.autocommit_seconds,
+        }
+    tx.put(keys.repository(repository.id), bytes([version]) + json.dumps(body).encode())
 
 
 def find(reader: Reader, number: RepositoryId) -> Repository | None:
@@ -62,8 +73,8 @@ def every(reader: Reader) -> Iterator[Repository]:
 
 
 def _decode(number: RepositoryId, record: bytes) -> Repository:
-    if record[0] != _RECORD_VERSION:
-        raise FormatUnknown(what="a repository record", found=record[0], known=_RECORD_VERSION)
+    if record[0] not in {_RECORD_VERSION, _GUARDED_VERSION}:
+        raise FormatUnknown(what="a repository record", found=record[0], known=_GUARDED_VERSION)
     body = json.loads(record[1:])
     return Repository(
         number,
@@ -77,5 +88,8 @@ def _decode(number: RepositoryId, record: bytes) -> Repository:
         encrypted=bool(body.get("encrypted", False)),
         recall_bytes_per_day=body.get("recall_bytes_per_day", 0),  # older records have none
         recall_requests_per_day=body.get("recall_requests_per_day", 0),
+        retention=RetentionMode(body.get("retention", RetentionMode.OFF.value)),
+        retention_seconds=body.get("retention_seconds", 0),
+        autocommit_seconds=body.get("autocommit_seconds", 0),
         **{name: body[name] for name in STANDING if name in body},
     )

@@ -78,7 +78,7 @@ def _file(file: Custody) -> dict[str, Any]:
         "state": file.state.label,
         "sha256": None if file.sha256 is None else file.sha256.hex(),
         "copies": [] if file.sha256 == EMPTY else [_copy(copy) for copy in file.copies],
-        "holds": [],
+        "holds": list(file.holds),
         "safe_to_delete": decision.yes,
         "why": decision.why,
     }

@@ -1,7 +1,7 @@
 """What a manifest carries of the index, and which rows of it changed since a cursor.
 
-Carried are the rows that cannot be derived from others: inodes, entries, links, extended attributes, repositories and
-what names and versions were before;
+Carried are the rows that cannot be derived from others: inodes, entries, links, extended attributes, repositories,
+what names and versions were before, retention, holds and what was noted of them;
 packs, contents, pieces and protections; some named values. Feeds tell where to look, the rows are read as they are
 now, all in one view: so what is written is a state that the index was in. Knows no object and no target.
 """
@@ -17,13 +17,13 @@ from vnafs.index import keys, meta, packs
 from vnafs.index import past as past_rows
 from vnafs.index.engine import Reader, prefix_stop
 
-NAMESPACE_TABLES = (b"A", b"E", b"I", b"L", b"R", b"V", b"X")
+NAMESPACE_TABLES = (b"A", b"E", b"H", b"I", b"L", b"R", b"V", b"W", b"X", b"Y")
 """In key order."""
 STORE_TABLES = (b"C", b"K", b"P", b"W")
-META_NAMES = (meta.ARCHIVE_ID, meta.COOKIE_RANGE, meta.EPOCH, meta.INODE_RANGE)
+META_NAMES = (meta.ARCHIVE_ID, meta.COOKIE_RANGE, meta.EPOCH, meta.INODE_RANGE, meta.RETENTION_TIME)
 """Named values of the namespace, in key order."""
 
-_ONLY_BYTES = frozenset((EventKind.STATE, EventKind.VERSION))
+_ONLY_BYTES = frozenset((EventKind.STATE, EventKind.VERSION, EventKind.RETENTION))
 _OF_NAMES = frozenset((EventKind.CREATED, EventKind.NAMED, EventKind.UNNAMED))
 
 
@@ -32,6 +32,8 @@ def of_namespace(reader: Reader, events: Iterable[Event]) -> Iterator[Row]:
     inodes: dict[Inode, bool] = {}
     names: dict[tuple[Inode, bytes], None] = {}
     past: dict[bytes, None] = {}
+    events = list(events)
+    guarded = {(event.inode, event.detail) for event in events if event.kind is EventKind.RETENTION}
     for event in events:
         past.update(dict.fromkeys(_past_keys(event)))
         if event.kind is EventKind.NAME_EXPIRED:
@@ -59,6 +61,16 @@ def of_namespace(reader: Reader, events: Iterable[Event]) -> Iterator[Row]:
         yield _row(reader, NAMESPACE, keys.entry(parent, name))
     for key in sorted(past):
         yield _row(reader, NAMESPACE, key)
+    for inode, audited in sorted(guarded):
+        yield from _guard_rows(reader, inode, audited)
+
+
+def _guard_rows(reader: Reader, inode: Inode, audited: int) -> Iterator[Row]:
+    """What protects an inode, and one thing that was noted of it."""
+    yield _row(reader, NAMESPACE, keys.retention(inode))
+    yield from _whole(reader, NAMESPACE, keys.holds(inode))
+    if audited:
+        yield _row(reader, NAMESPACE, keys.audit(audited))
 
 
 def _past_keys(event: Event) -> Iterator[bytes]:

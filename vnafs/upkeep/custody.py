@@ -17,8 +17,19 @@ from vnafs.domain.errors import NotFound, Refused, TooMuch
 from vnafs.domain.files import FileState
 from vnafs.domain.ids import Inode, TargetName, Version
 from vnafs.domain.repositories import Repository
-from vnafs.index import contents, copies, entries, feeds, inodes, keys, repositories, targets
+from vnafs.index import (
+    contents,
+    copies,
+    entries,
+    feeds,
+    inodes,
+    keeping,
+    keys,
+    repositories,
+    targets,
+)
 from vnafs.index.engine import Engine, Reader, prefix_stop
+from vnafs.index.holds import Holds
 from vnafs.index.inodes import InodeRow
 from vnafs.local.spool import fingerprint_of
 from vnafs.upkeep.manifests import Manifests
@@ -97,6 +108,8 @@ class Custodian:
         self._fold()
         with self._namespace.read() as reader:
             seen = list(self._walk(reader, paths))
+            held_by = Holds(reader)
+            kept = [keeping.reasons(reader, held_by, file.inode, file.row) for file in seen]
             rules = {row.id: row for row in repositories.every(reader)}
             ends = (feeds.end(reader), 0)
         if not seen:
@@ -113,8 +126,10 @@ class Custodian:
             begun,
             self._clock.now(),
             tuple(
-                _custody(file, rules[file.row.repository], copies_of, why if is_same else CHANGED)
-                for file, copies_of, why, is_same in zip(seen, held, trouble, still, strict=True)
+                dataclasses.replace(
+                    _custody(file, rules[file.row.repository], copies_of, why if is_same else CHANGED), holds=holds_of
+                )
+                for file, copies_of, why, is_same, holds_of in zip(seen, held, trouble, still, kept, strict=True)
             ),
         )
 

@@ -51,6 +51,7 @@ from vnafs.index import (
     protections,
     recount,
     repositories,
+    retentions,
     rollbacks,
     targets,
     unreadable,
@@ -249,6 +250,7 @@ def rebuild(
     )
     _settle_namespace(namespace, store, missing, report, progress)
     _settle_past(namespace, store, progress)
+    _settle_retention(namespace, progress)
     with store.write() as tx:
         # the next segment follows whatever is there, and begins with a snapshot
         set_position(tx, Position(number=report.head))
@@ -482,6 +484,31 @@ def _settle_past(namespace: Engine, store: Engine, progress: Progress) -> None:
     _each(namespace, keys.PAST_NAMES, _settle_past_name, "past names", progress)
 
 
+def _settle_retention(namespace: Engine, progress: Progress) -> None:
+    """Which directories are not moved, because of files that were committed; who else may be is looked for at once."""
+    with namespace.write() as tx:
+        is_needed = any(rules.is_guarded for rules in repositories.every(tx))
+        if is_needed:
+            meta.set_bytes(tx, retentions.WALK, keys.ENTRIES)
+    if is_needed:
+        _each(namespace, keys.ENTRIES, _settle_retained_name, "retained names", progress)
+
+
+def _settle_retained_name(tx: Transaction, key: bytes, value: bytes) -> None:
+    inode, directory = entries.decode(value).inode, keys.entry_of(key)[0]
+    found = retentions.find(tx, inode)
+    named = inodes.find(tx, inode)
+    if named is not None and named.is_file and named.nlink > 1:
+        retentions.name_in(tx, inode, directory)
+    while found is not None and directory != ROOT:
+        row = inodes.find(tx, directory)
+        if row is None or directory == Inode(row.repository):
+            return
+        if not retentions.raise_below(tx, directory, found.until_ns):
+            return
+        directory = row.parent
+
+
 def _settle_past_name(tx: Transaction, key: bytes, value: bytes) -> None:
     found = past.decode_name(key, value)
     row = inodes.find(tx, found.parent)
@@ -498,6 +525,7 @@ def _settle_inode(
 ) -> None:
     if not row.nlink and number != ROOT:
         inodes.delete(tx, number)
+        retentions.forget(tx, number)
         last = past.last_version(tx, number)
         if last is None or not last.is_last:
             for name, _ in list(tx.scan(keys.xattrs(number), prefix_stop(keys.xattrs(number)))):

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.semantics.trees import LazyEngine, Tree
+from tests.semantics.trees import ALICE, LazyEngine, Tree
+from vnafs.fs.attributes import AttributeChanges
 from vnafs.index import keys
 
 
@@ -46,3 +47,12 @@ def test_a_start_after_the_same_boot_reads_only_what_was_open(tmp_path: Path) ->
     tree.local(inode).write_bytes(b"")
     tree.crash(boot_id="first")
     assert tree.stat(inode).size_bytes == 5
+
+
+def test_times_that_were_set_on_a_closed_file_survive_loss_of_power(tmp_path: Path) -> None:
+    tree = Tree(tmp_path)
+    tree.crash(boot_id="one")
+    inode = tree.file(b"f")
+    tree.fs.setattr(inode, AttributeChanges(mtime_ns=5), ALICE)
+    tree.crash(boot_id="two")
+    assert tree.stat(inode).mtime_ns == 5
