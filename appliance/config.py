@@ -156,6 +156,12 @@ class TargetSettings:
     """Uploads at once."""
     bytes_per_second_max: int = 0
     """0 for no limit."""
+    removal_credentials_file: str = ""
+    """Another credential, used for nothing but to delete; then `credentials_file` needs no right to."""
+    lock_seconds: int = 0
+    """Each object is locked for this long (S3 Object Lock), and again before that ends while it is needed; 0: never."""
+    lock_mode: str = "governance"
+    """Or "compliance", which nobody can shorten."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

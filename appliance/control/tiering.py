@@ -357,7 +357,7 @@ class TieringControl:
                         "name": row.name,
                         "url": row.url,
                         "reachable": replicator.health.reachable,
-                        "why": replicator.health.why,
+                        "why": replicator.why,
                         "packs_waiting": counts.get(reader, counts.waiting(replicator.number)).rows,
                         "packs_verified": counts.get(reader, counts.verified(replicator.number)).rows,
                         "capabilities": None
@@ -368,12 +368,16 @@ class TieringControl:
         return rows
 
     def test(self, params: Mapping[str, Any], _: Emit) -> dict[str, Any]:
-        """Probe one target now and remember what it can do. Raises what the target raises."""
+        """Probe one target and its daily credential now; remember what it can do. Raises what the target raises."""
         for replicator in self._tiering.replicators():
             if replicator.name == params["name"]:
-                found = replicator.probe_again()
+                found, powers = replicator.probe_again(), replicator.target.powers()
                 replicator.hurry()
-                return {name: getattr(found, name) for name in found.__slots__}
+                return {
+                    **dataclasses.asdict(found),
+                    "credential": dataclasses.asdict(powers),
+                    "warnings": powers.warnings(locks=found.object_lock, versioning=found.versioning),
+                }
         raise NotFound(what=f"target {params['name']}")
 
     def retire(self, params: Mapping[str, Any], _: Emit) -> None:
