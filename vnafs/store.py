@@ -48,6 +48,7 @@ if TYPE_CHECKING:
     from vnafs.receipts.timestamps import TimestampService
     from vnafs.upkeep.issue import Issuer
     from vnafs.upkeep.manifests import Manifests
+    from vnafs.upkeep.renewal import Renewal
     from vnafs.upkeep.scrub import Scrub, ScrubSettings
 
 DRILL = "drill-"
@@ -287,6 +288,15 @@ def open_scrub(
         clock=clock,
         fatal=fatal,
     )
+
+
+def open_renewal(
+    store: Engine, tiering: Tiering, manifests: Manifests, *, clock: Clock, fatal: Callable[[BaseException], None]
+) -> Renewal:
+    """What renews the locks of objects on targets."""
+    from vnafs.upkeep.renewal import Renewal  # noqa: PLC0415 - only tierd needs it
+
+    return Renewal(store, holders=tiering.replicators, needed=manifests.needed, clock=clock, fatal=fatal)
 
 
 def make_receipt_key(archive: str) -> None:

@@ -26,6 +26,7 @@ from vnafs.pipeline.protect import copy_as_of
 from vnafs.pipeline.runner import Tiering
 from vnafs.targets.verifying import verify
 from vnafs.upkeep.manifests import Manifests
+from vnafs.upkeep.renewal import Renewal
 from vnafs.upkeep.scrub import Scrub
 
 COUNT_MAX = 1_000_000
@@ -36,11 +37,12 @@ IN_WORK = (FileState.OPEN, FileState.SEALED, FileState.PACKED)
 class TieringControl:
     """Methods over one Tiering."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - parts, each named where it is wired
         self,
         tiering: Tiering,
         manifests: Manifests,
         scrub: Scrub,
+        renewal: Renewal,
         store: Engine,
         namespace: Engine,
         *,
@@ -51,6 +53,7 @@ class TieringControl:
         self._tiering = tiering
         self._manifests = manifests
         self._scrub = scrub
+        self._renewal = renewal
         self._store = store
         self._namespace = Namespace(namespace)
         self._reload = reload
@@ -98,6 +101,7 @@ class TieringControl:
             "stalled": self._tiering.stalled,
             "recalled_today": self._recalled_today(),
             "manifests": self._manifests_shown(),
+            "locks": {name: dataclasses.asdict(row) for name, row in list(self._renewal.progress.items())},
             "scrub": dataclasses.asdict(self._scrub.findings),
             "drills": held,
             "targets": self.targets({}, __),

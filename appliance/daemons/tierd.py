@@ -108,10 +108,12 @@ def run(configuration: Configuration, environ: Mapping[str, str], faults: Faults
         clock=clock,
         fatal=_end,
     )
+    renewal = archive_store.open_renewal(engine, tiering, manifests, clock=clock, fatal=_end)
     control = TieringControl(
         tiering,
         manifests,
         scrub,
+        renewal,
         engine,
         namespace,
         reload=lambda: tiering.set_targets(destinations(config.load(archive), environ)),
@@ -135,6 +137,7 @@ def run(configuration: Configuration, environ: Mapping[str, str], faults: Faults
     )
     if not manifests.compare():
         scrub.start()
+    renewal.start()  # also for an archive that went on elsewhere: longer locks are in nobody's way
     tiering.start()
     server.start()
     manifests.start()
@@ -142,7 +145,7 @@ def run(configuration: Configuration, environ: Mapping[str, str], faults: Faults
     signal.sigwait(system.STOPPING)
     log.info("tierd.stopping")
     answered = server.close(ANSWERS_SECONDS_MAX)
-    ended = [manifests.stop(), scrub.stop(), tiering.stop()]
+    ended = [manifests.stop(), scrub.stop(), renewal.stop(), tiering.stop()]
     if not all(ended) or not answered:
         _abandon(engine)
     engine.close()
@@ -198,7 +201,7 @@ def destinations(configuration: Configuration, environ: Mapping[str, str]) -> di
             removal = find_credentials(address, file=file, environ={}, key=removal_key)
         lock = check_lock(address, target.lock_seconds, target.lock_mode, file=configuration.file, key=key)
         opened = functools.partial(_open, target, address, credentials, removal, lock)
-        found[TargetName(target.name)] = Destination(opened, target.url, target.transfers_max)
+        found[TargetName(target.name)] = Destination(opened, target.url, target.transfers_max, lock)
     return found
 
 

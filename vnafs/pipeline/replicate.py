@@ -32,6 +32,7 @@ from vnafs.domain.errors import (
 )
 from vnafs.domain.faults import Faults
 from vnafs.domain.ids import ObjectName, PackNumber, TargetName, pack_object_name
+from vnafs.domain.locks import Lock
 from vnafs.index import condemned, copies, packs, targets
 from vnafs.index.engine import Engine
 from vnafs.pipeline.shelf import Shelf
@@ -91,9 +92,11 @@ class Replicator:
         lost: Callable[[], None],
         doubt: Doubt,
         fatal: Callable[[BaseException], None],
+        lock: Lock | None = None,
     ) -> None:
         self.number = number
         self.target = target
+        self.lock = lock
         self.health = Health()
         self._store = store
         self._shelf = shelf

@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Callable
 
 from vnafs.domain.copies import Capabilities
+from vnafs.domain.locks import Lock
 from vnafs.targets.port import Target
 
 
@@ -46,3 +47,5 @@ class Destination:
     """Makes the target, given what its last probe found."""
     url: str
     transfers_max: int
+    lock: Lock | None = None
+    """What the target gives to each object that is put there."""

@@ -271,6 +271,12 @@ class Manifests:
             except (VnaError, OSError) as problem:
                 log.warning("manifest.not_looked_at", extra={"target": send.name, "why": str(problem)})
 
+    def needed(self, number: int) -> Iterator[ObjectName]:
+        """What a restore from one target needs, and it has; nothing while a snapshot is on its way. Raises VnaError."""
+        for send in self._current():
+            if send.number == number:
+                yield from send.needed()
+
     @staticmethod
     def _look_at_keys(keys: Keys, send: Send) -> bool:
         return keys.look_again(send.target, send.capabilities())
