@@ -14,7 +14,7 @@ from appliance.control import wire
 from appliance.control.server import Emit, Method
 from vnafs.domain.clock import NANOSECONDS, Clock, Instant
 from vnafs.domain.copies import CopyState
-from vnafs.domain.errors import Damaged, NotFound, Refused, TargetError
+from vnafs.domain.errors import ConfigurationInvalid, Damaged, NotFound, Refused, TargetError
 from vnafs.domain.files import Candidate, FileState
 from vnafs.domain.ids import Inode, PackNumber, RepositoryId, TargetName, Version, pack_object_name
 from vnafs.index import contents, copies, counts, drills, packs, targets
@@ -377,6 +377,15 @@ class TieringControl:
             if replicator.name == params["name"]:
                 found, powers = replicator.probe_again(), replicator.target.powers()
                 replicator.hurry()
+                if replicator.lock is not None and not found.object_lock:
+                    raise ConfigurationInvalid(
+                        file="vnafs.toml",
+                        key=f"target {replicator.name}: lock_seconds",
+                        value=str(replicator.lock.seconds),
+                        why="the bucket has no Object Lock, or the credential may not ask "
+                        "(s3:GetBucketObjectLockConfiguration)",
+                        fix="Set it to 0, or use a bucket with Object Lock, and start again",
+                    )
                 return {
                     **dataclasses.asdict(found),
                     "credential": dataclasses.asdict(powers),
