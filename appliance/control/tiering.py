@@ -361,7 +361,7 @@ class TieringControl:
                         "name": row.name,
                         "url": row.url,
                         "reachable": replicator.health.reachable,
-                        "why": replicator.why,
+                        "why": replicator.why or self._why_not_locked(replicator.name),
                         "packs_waiting": counts.get(reader, counts.waiting(replicator.number)).rows,
                         "packs_verified": counts.get(reader, counts.verified(replicator.number)).rows,
                         "capabilities": None
@@ -370,6 +370,10 @@ class TieringControl:
                     }
                 )
         return rows
+
+    def _why_not_locked(self, name: TargetName) -> str:
+        row = self._renewal.progress.get(name)
+        return f"locks are not renewed: {row.why}" if row is not None and row.why else ""
 
     def test(self, params: Mapping[str, Any], _: Emit) -> dict[str, Any]:
         """Probe one target and its daily credential now; remember what it can do. Raises what the target raises."""

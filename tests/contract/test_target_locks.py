@@ -20,7 +20,7 @@ from tests.servers.radosgw import DAILY, DAILY_SECRET_KEY
 from vnafs.domain.clock import NANOSECONDS, Clock, Instant, SystemClock
 from vnafs.domain.errors import ObjectLocked, ObjectMissing, ObjectStays, TargetRefused
 from vnafs.domain.ids import ObjectName
-from vnafs.domain.locks import Lock, LockMode, Powers
+from vnafs.domain.locks import FOR_EVER, Lock, LockMode, Powers
 from vnafs.targets.address import parse_address
 from vnafs.targets.body import BytesBody
 from vnafs.targets.credentials import S3Credentials
@@ -236,6 +236,20 @@ def test_the_second_credential_deletes_and_nothing_else(vault: Vault) -> None:
     assert target.powers().can_delete is False
     target.delete(A)
     assert vault.versions(f"p/{A}") == []
+
+
+def test_the_second_credential_is_told_until_when_a_lock_lasts_also_of_what_it_may_not_look_at(vault: Vault) -> None:
+    target = vault.open(removal=OWNER, lock=Lock(30))
+    target.put(A, OURS)
+    with pytest.raises(ObjectLocked) as caught:
+        target.delete(A)
+    assert caught.value.fields["until_ns"] == target.retained(A)
+    with pytest.raises(ObjectLocked) as caught:
+        vault.open(OWNER).delete(A)
+    assert caught.value.fields["until_ns"] == FOR_EVER
+    with pytest.raises(ObjectStays, match="locked until"):
+        discard(target, A)
+    assert whole(target, A) == OURS.data
 
 
 # -- what is written over, or hidden -------------------------------------------------------------------------

@@ -12,6 +12,7 @@ import hashlib
 import json
 import os
 import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -23,12 +24,13 @@ from tests.servers.endpoints import S3Endpoint
 from tests.servers.fixtures import radosgw_server  # noqa: F401 - fixtures work by name
 from tests.servers.policies import daily_policy
 from tests.servers.radosgw import DAILY, DAILY_SECRET_KEY
-from tests.system.archives import Archive, an_archive, until
+from tests.system.archives import ROOT, Archive, an_archive, until
 from tests.system.test_restore import SETTINGS, everything_sent
 from tests.system.test_versions import digests
 
 pytestmark = pytest.mark.system
 
+EXTRACTOR = ROOT / "vnafs/extract/vna_extract.py"
 FILES = 240
 PACS = 4711
 """The user and the group that the share belongs to."""
@@ -257,6 +259,12 @@ def test_a_bucket_full_of_delete_markers_and_rubbish_gives_everything_back(tmp_p
         archive.wait()
         good = digests(archive.share)
         until(lambda: everything_sent(archive), "manifests sent", 60)
+    left = tmp_path / "left"
+    environ = {**os.environ, "AWS_ACCESS_KEY_ID": DAILY, "AWS_SECRET_ACCESS_KEY": DAILY_SECRET_KEY}
+    subprocess.run([sys.executable, EXTRACTOR, site.url, left], check=True, env=environ)
+    assert {name: sha for name, (sha, _) in digests(left / "archive").items()} == {
+        name: sha for name, (sha, _) in good.items()
+    }
     copy = site.restored(tmp_path / "new")
     try:
         copy.start("serve")
@@ -287,3 +295,29 @@ def test_a_target_that_cannot_lock_is_refused_by_name(tmp_path: Path, radosgw_se
         answer = archive.vna("target", "test", "one", check=2)
         assert isinstance(answer, dict)
         assert "target one: lock_seconds = 60: the bucket has no Object Lock" in answer["error"]["message"]
+
+
+def test_locks_of_what_is_needed_do_not_run_out(tmp_path: Path, site: Site) -> None:
+    with an_archive(tmp_path, {}, settings=SETTINGS, serve=False) as archive:
+        site.add_to(archive, "--lock-seconds", 8)
+        archive.start("serve")
+        filled(archive, 12)
+        packs = {key: version for key, version in site.objects().items() if "/packs/" in key}
+        assert packs
+        time.sleep(12)
+        status = archive.vna("status")
+        assert isinstance(status, dict)
+        assert status["locks"]["vault"]["why"] == ""
+        assert status["locks"]["vault"]["renewed"] >= len(packs)
+        for key, version in packs.items():
+            head = site.attacker.get_object_retention(Bucket=site.bucket, Key=key, VersionId=version)
+            assert head["Retention"]["RetainUntilDate"] > dt.datetime.now(dt.UTC)
+        denied = '"s3:BypassGovernanceRetention", "s3:PutObjectRetention"'
+        policy = daily_policy(site.bucket, DAILY).replace('"s3:BypassGovernanceRetention"', denied)
+        site.owner.put_bucket_policy(Bucket=site.bucket, Policy=policy)
+
+        def why() -> str:
+            [row] = archive.vna("target", "list")
+            return str(row["why"])
+
+        until(lambda: "locks are not renewed" in why(), "a reason", 60)

@@ -11,8 +11,9 @@ from collections.abc import Callable, Iterator
 
 from vnafs.domain.clock import Instant
 from vnafs.domain.copies import Capabilities, Evidence
+from vnafs.domain.errors import ObjectLocked, TargetError, TargetRefused
 from vnafs.domain.ids import WHOLE, ObjectName, Span, TargetName
-from vnafs.domain.locks import Powers
+from vnafs.domain.locks import Powers, locked
 from vnafs.domain.rehydration import Rehydration
 from vnafs.targets.port import Body, Target
 
@@ -73,7 +74,20 @@ class RemovalTarget:
             if self._removal is None:
                 self._removal = self._opened(self._known)
             removal = self._removal
-        removal.delete(name)
+        try:
+            removal.delete(name)
+        except (TargetRefused, ObjectLocked) as problem:
+            until = self._until(name)
+            if until is None:
+                raise
+            raise locked(self.name, name, until) from problem
+
+    def _until(self, name: ObjectName) -> Instant | None:
+        """Whoever may delete need not be allowed to look at what others put."""
+        try:
+            return self._daily.retained(name)
+        except TargetError:
+            return None
 
     def retain(self, name: ObjectName, until: Instant) -> None:
         """See Target. It only ever extends."""

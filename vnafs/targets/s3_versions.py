@@ -121,7 +121,10 @@ class S3Versions:
             try:
                 self._client.delete_object(Bucket=self._bucket, Key=key, VersionId=version.id)
             except ClientError as error:
-                until = self._locked_until(key, version.id) if status_of(error) == 403 else None
+                says_locked = "object lock" in str(error).lower()  # Amazon's gateway and Ceph's, in their own words
+                until = None
+                if status_of(error) == 403:
+                    until = self._locked_until(key, version.id, says_locked=says_locked)
                 if until is not None:
                     raise locked(self._name, name, until) from error
                 raise translate(error, self._name, "deleting an object", self._clock) from error
@@ -129,12 +132,12 @@ class S3Versions:
                 raise translate(error, self._name, "deleting an object", self._clock) from error
         self.forget(key)
 
-    def _locked_until(self, key: str, version: str) -> Instant | None:
+    def _locked_until(self, key: str, version: str, *, says_locked: bool) -> Instant | None:
         """Of a version that may not go; None when it is no lock that forbids it, or nobody can tell."""
         try:
             head = self._client.head_object(Bucket=self._bucket, Key=key, VersionId=version)
         except (ClientError, BotoCoreError):
-            return None
+            return FOR_EVER if says_locked else None
         return lock_of(head, self._clock.now())
 
     def _of(self, key: str) -> list[_Version]:

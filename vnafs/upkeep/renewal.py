@@ -124,6 +124,7 @@ class Renewal:
             lock = holder.lock
             if lock is None or self._clock.monotonic() < self._not_before.get(holder.number, 0.0):
                 continue
+            pause = min(pause, lock.seconds / WALKS / 2)
             shown = self.progress.setdefault(holder.name, Progress())
             try:
                 name = self._next(holder, lock)
