@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from azure.storage.blob import ContainerSasPermissions, generate_container_sas
 
 from tests.contract.conftest import NAME, SMALL_PARTS, azure_place, directory_place, s3_place
 from tests.servers.clocks import ManualClock
@@ -23,7 +24,7 @@ from vnafs.domain.ids import ObjectName
 from vnafs.domain.locks import FOR_EVER, Lock, LockMode, Powers
 from vnafs.targets.address import parse_address
 from vnafs.targets.body import BytesBody
-from vnafs.targets.credentials import S3Credentials
+from vnafs.targets.credentials import AzureCredentials, S3Credentials
 from vnafs.targets.discarding import discard
 from vnafs.targets.faulty import FaultyTarget
 from vnafs.targets.limits import MEBIBYTE
@@ -343,6 +344,37 @@ def test_where_versions_are_not_kept_deleting_is_deleting(radosgw_server: S3Endp
         found = s3_place(radosgw_server, stack).open().powers()
     assert found == Powers(can_delete=True)
     assert "destroy" in found.warnings(locks=False, versioning=False)[0]
+
+
+def test_an_azure_token_that_may_not_delete_is_probed_and_leaves_a_fixed_few(azurite_server: AzureEndpoint) -> None:
+    server = azurite_server
+    container = server.make_container()
+    token = generate_container_sas(
+        server.account,
+        container,
+        server.account_key,
+        permission=ContainerSasPermissions(read=True, add=True, create=True, write=True, list=True),
+        expiry=dt.datetime.now(dt.UTC) + dt.timedelta(hours=1),
+    )
+    address = parse_address(server.target_url(container, "p"))
+    target = open_target(NAME, address, AzureCredentials(sas_token=token), SystemClock(), SMALL_PARTS)
+    with contextlib.closing(target):
+        found = target.probe()
+        assert found.exclusive_create
+        assert found.exclusive_create_multipart
+        left = list(target.list("probe/"))
+        assert len(left) <= 3
+        assert target.probe() == found
+        assert target.powers() == Powers(can_delete=False)
+        assert list(target.list("probe/")) == left
+        target.put(A, OURS)
+        with pytest.raises(ObjectStays):
+            discard(target, A)
+    removal = AzureCredentials(account_key=server.account_key)
+    target = open_target(NAME, address, AzureCredentials(sas_token=token), SystemClock(), SMALL_PARTS, removal=removal)
+    with contextlib.closing(target):
+        target.delete(A)
+        assert A not in list(target.list())
 
 
 def test_an_azure_credential_that_can_delete_is_told(azurite_server: AzureEndpoint) -> None:

@@ -29,6 +29,10 @@ REMEMBERED_MAX = 16_384
 """Names whose first version is known; about 4 MB."""
 
 
+VERSIONS_AT_ONCE = 16
+"""Of one name in one answer: mostly there is one, and servers read as far as they are asked to."""
+
+
 @dataclasses.dataclass(frozen=True, slots=True)
 class _Version:
     id: str
@@ -144,7 +148,7 @@ class S3Versions:
         """Of exactly this key, newest first, and then the delete markers."""
         found: list[_Version] = []
         markers: list[_Version] = []
-        for page in self._pages(key):
+        for page in self._pages(key, MaxKeys=VERSIONS_AT_ONCE):
             rows = page.get("Versions", [])
             found += [_Version(row["VersionId"], is_marker=False) for row in rows if row["Key"] == key]
             gone = page.get("DeleteMarkers", [])
@@ -153,11 +157,11 @@ class S3Versions:
                 break
         return found + markers
 
-    def _pages(self, prefix: str) -> Iterator[Mapping[str, Any]]:
+    def _pages(self, prefix: str, **options: int) -> Iterator[Mapping[str, Any]]:
         more: dict[str, str] = {}
         while True:
             try:
-                page = self._client.list_object_versions(Bucket=self._bucket, Prefix=prefix, **more)
+                page = self._client.list_object_versions(Bucket=self._bucket, Prefix=prefix, **options, **more)
             except (ClientError, BotoCoreError) as error:
                 raise self._told(error) from error
             yield page
