@@ -195,6 +195,17 @@ def test_a_walk_goes_on_where_it_was_after_a_restart(locked: Locked, monkeypatch
     assert locked.targets[A].calls.count("retained") < len(locked.needed(A)) - 1
 
 
+def test_what_was_put_before_locks_were_wanted_is_locked_too(locked: Locked) -> None:
+    for store in locked.stores.values():
+        store._until.clear()
+    locked.renew_all()
+    for target in (A, B):
+        for name in locked.needed(target):
+            until = locked.stores[target].retained(name)
+            assert until is not None
+            assert until - locked.clock.now() > 29 * DAY * NANOSECONDS
+
+
 def test_what_is_no_longer_known_is_not_renewed(locked: Locked) -> None:
     stray = ObjectName("packs/00/00.pack")
     locked.stores[A].put(stray, BytesBody(b"stray"))

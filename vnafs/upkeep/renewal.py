@@ -120,7 +120,10 @@ class Renewal:
     def step(self) -> float:
         """Look at one object of each target that is due; how many seconds to wait before the next step."""
         pause = IDLE_SECONDS
-        for holder in self._holders():
+        holders = self._holders()
+        for gone in self.progress.keys() - {holder.name for holder in holders if holder.lock is not None}:
+            del self.progress[gone]
+        for holder in holders:
             lock = holder.lock
             if lock is None or self._clock.monotonic() < self._not_before.get(holder.number, 0.0):
                 continue
