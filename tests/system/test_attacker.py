@@ -96,13 +96,13 @@ class Site:
                     found[row["Key"]] = row["VersionId"]
         return found
 
-    def restored(self, folder: Path) -> Archive:
+    def restored(self, folder: Path, *words: object) -> Archive:
         """A new archive, made from the bucket alone with the daily credential."""
         folder.mkdir()
         archive = Archive(folder, {}, {}, SETTINGS)
         report = archive.vna(
             "restore", "--from", self.url, "--into", archive.archive, "--mount", archive.mount, "--no-serve",
-            "--credentials-file", self.daily,
+            "--credentials-file", self.daily, *words,
         )  # fmt: skip
         assert isinstance(report, dict)
         assert report["problems"] == []
@@ -184,7 +184,9 @@ def configures_nothing(client: Any, bucket: str) -> None:
 
 @pytest.mark.parametrize("mode", ["governance", "compliance"])
 def test_with_the_daily_credential_nothing_is_lost(tmp_path: Path, site: Site, mode: str) -> None:
-    with an_archive(tmp_path, {}, settings=SETTINGS, serve=False) as archive:
+    paper = tmp_path / "paper.txt"
+    encrypted = ("--encryption", "on", "--recovery-key", str(paper)) if mode == "compliance" else ()
+    with an_archive(tmp_path, {}, *encrypted, settings=SETTINGS, serve=False) as archive:
         site.add_to(archive, "--lock-seconds", LOCK_SECONDS, "--lock-mode", mode)
         archive.start("serve")
         tested = archive.vna("target", "test", "vault")
@@ -230,7 +232,7 @@ def test_with_the_daily_credential_nothing_is_lost(tmp_path: Path, site: Site, m
         assert digests(archive.share) == good
         assert archive.vna("verify") == {"checked": len(archive_packs(archive)), "damaged": [], "unreachable": []}
         until(lambda: everything_sent(archive), "manifests sent past the rubbish", 60)
-    copy = site.restored(tmp_path / "new")
+    copy = site.restored(tmp_path / "new", *(("--key", paper) if encrypted else ()))
     try:
         copy.start("serve")
         assert digests(copy.share) == good
