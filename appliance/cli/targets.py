@@ -97,11 +97,12 @@ def every(_: argparse.Namespace, asking: Asking) -> int:
 def test(args: argparse.Namespace, asking: Asking) -> int:
     """Write, read and remove small objects on a target; show what it can do, and what the daily credential can."""
     found = asking.tierd().call("targets.test", name=args.name)
-    asking.console.result(found, lambda: _show(found, asking))
+    asking.console.result(found, lambda: show_tested(found, asking))
     return 0
 
 
-def _show(found: Mapping[str, Any], asking: Asking) -> None:
+def show_tested(found: Mapping[str, Any], asking: Asking) -> None:
+    """For people."""
     answers = {True: "yes", False: "no", None: "unknown, or nothing to ask", "": "none"}
     rows = {name: seen for name, seen in found.items() if name not in {"credential", "warnings", "identity"}}
     rows["default retention"] = found["credential"]["default_retention"]
