@@ -170,6 +170,12 @@ class TargetSettings:
     """Charged for each object at least (Standard-IA 30, Glacier 90, Azure Archive 180): not collected before."""
     price_per_gigabyte_month: float = 0.0
     """For what `vna collect` says of costs."""
+    removal_credentials_file: str = ""
+    """Another credential, used for nothing but to delete; then `credentials_file` needs no right to."""
+    lock_seconds: int = 0
+    """Each object is locked for this long (S3 Object Lock), and again before that ends while it is needed; 0: never."""
+    lock_mode: str = "governance"
+    """Or "compliance", which nobody can shorten."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -49,6 +49,7 @@ if TYPE_CHECKING:
     from vnafs.upkeep.collect import Collector, CollectSettings
     from vnafs.upkeep.issue import Issuer
     from vnafs.upkeep.manifests import Manifests
+    from vnafs.upkeep.renewal import Renewal
     from vnafs.upkeep.scrub import Scrub, ScrubSettings
 
 DRILL = "drill-"
@@ -332,6 +333,15 @@ def open_collector(  # noqa: PLR0913 - parts and exits, each named where it is w
         faults=faults,
         fatal=fatal,
     )
+
+
+def open_renewal(
+    store: Engine, tiering: Tiering, manifests: Manifests, *, clock: Clock, fatal: Callable[[BaseException], None]
+) -> Renewal:
+    """What renews the locks of objects on targets."""
+    from vnafs.upkeep.renewal import Renewal  # noqa: PLC0415 - only tierd needs it
+
+    return Renewal(store, holders=tiering.replicators, needed=manifests.needed, clock=clock, fatal=fatal)
 
 
 def make_receipt_key(archive: str) -> None:

@@ -281,6 +281,10 @@ def _target(parser: argparse.ArgumentParser, common: argparse.ArgumentParser) ->
     add.add_argument("name", metavar="NAME")
     add.add_argument("url", metavar="URL")
     add.add_argument("--credentials-file", default="", metavar="FILE")
+    about = "another credential, used for nothing but to delete"
+    add.add_argument("--removal-credentials-file", default="", metavar="FILE", help=about)
+    add.add_argument("--lock-seconds", type=int, default=0, metavar="N", help="lock each object for so long (S3)")
+    add.add_argument("--lock-mode", default="governance", choices=("governance", "compliance"))
     add.set_defaults(run=targets.add)
     for name, run in (("test", targets.test), ("remove", targets.remove)):
         action = actions.add_parser(name, parents=[common])

@@ -211,7 +211,8 @@ def _document(
     credentials = os.path.abspath(args.credentials_file) if args.credentials_file else ""
     table = tomlkit.table()
     table.update({**chosen, "url": args.source})
-    table.pop("credentials_file", None)
+    for secret in ("credentials_file", "removal_credentials_file"):  # paths of the machine that is gone
+        table.pop(secret, None)
     if credentials:
         table["credentials_file"] = credentials
     found = tomlkit.aot()

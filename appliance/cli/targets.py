@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
+from collections.abc import Mapping
+from typing import Any
 
 import tomlkit
 from tomlkit.items import AoT
@@ -12,9 +15,12 @@ from appliance import config
 from appliance.cli.archives import write
 from appliance.cli.asking import Asking
 from appliance.config import Configuration
-from vnafs.domain.errors import AlreadyExists, DaemonUnreachable, NotFound
-from vnafs.targets.address import parse_address
-from vnafs.targets.credentials import find_credentials
+from vnafs.domain.clock import SystemClock
+from vnafs.domain.errors import AlreadyExists, ConfigurationInvalid, DaemonUnreachable, NotFound
+from vnafs.domain.ids import TargetName
+from vnafs.targets.address import Address, parse_address
+from vnafs.targets.credentials import Credentials, find_credentials
+from vnafs.targets.open import check_lock, open_target
 
 
 def add(args: argparse.Namespace, asking: Asking) -> int:
@@ -24,12 +30,21 @@ def add(args: argparse.Namespace, asking: Asking) -> int:
         raise AlreadyExists(what=f"Target {args.name}")
     address = parse_address(args.url, file="(arguments)", key="URL")
     file = os.path.abspath(args.credentials_file) if args.credentials_file else ""
-    find_credentials(address, file=file, environ=asking.environ, key="--credentials-file")
+    credentials = find_credentials(address, file=file, environ=asking.environ, key="--credentials-file")
+    removal = os.path.abspath(args.removal_credentials_file) if args.removal_credentials_file else ""
+    if removal:
+        find_credentials(address, file=removal, environ={}, key="--removal-credentials-file")
+    if check_lock(address, args.lock_seconds, args.lock_mode, file="(arguments)", key=f"target {args.name}"):
+        _need_locks(args, address, credentials)
     document = _read(configuration)
     table = tomlkit.table()
     table.update({"name": args.name, "url": args.url})
     if file:
         table["credentials_file"] = file
+    if removal:
+        table["removal_credentials_file"] = removal
+    if args.lock_seconds:
+        table.update({"lock_seconds": args.lock_seconds, "lock_mode": args.lock_mode})
     existing = document.get("target")
     if not isinstance(existing, AoT):
         existing = tomlkit.aot()
@@ -38,6 +53,20 @@ def add(args: argparse.Namespace, asking: Asking) -> int:
     _replace(asking, document)
     asking.console.result({"added": args.name}, lambda: asking.console.say(f"Target {args.name} is added."))
     return 0
+
+
+def _need_locks(args: argparse.Namespace, address: Address, credentials: Credentials) -> None:
+    """Raises ConfigurationInvalid when the bucket has no Object Lock; TargetError when it does not answer."""
+    with contextlib.closing(open_target(TargetName(args.name), address, credentials, SystemClock())) as target:
+        has_locks = target.probe().object_lock
+    if not has_locks:
+        raise ConfigurationInvalid(
+            file="(arguments)",
+            key="--lock-seconds",
+            value=str(args.lock_seconds),
+            why="the bucket has no Object Lock, or the credential may not ask (s3:GetBucketObjectLockConfiguration)",
+            fix="Leave it out, or use a bucket with Object Lock",
+        )
 
 
 def every(_: argparse.Namespace, asking: Asking) -> int:
@@ -66,15 +95,22 @@ def every(_: argparse.Namespace, asking: Asking) -> int:
 
 
 def test(args: argparse.Namespace, asking: Asking) -> int:
-    """Write, read and remove small objects on a target and show what it can do."""
+    """Write, read and remove small objects on a target; show what it can do, and what the daily credential can."""
     found = asking.tierd().call("targets.test", name=args.name)
-    asking.console.result(
-        found,
-        lambda: asking.console.table(
-            ["capability", "seen"], [[name.replace("_", " "), "yes" if seen else "no"] for name, seen in found.items()]
-        ),
-    )
+    asking.console.result(found, lambda: show_tested(found, asking))
     return 0
+
+
+def show_tested(found: Mapping[str, Any], asking: Asking) -> None:
+    """For people."""
+    answers = {True: "yes", False: "no", None: "unknown, or nothing to ask", "": "none"}
+    rows = {name: seen for name, seen in found.items() if name not in {"credential", "warnings", "identity"}}
+    rows["default retention"] = found["credential"]["default_retention"]
+    rows |= {f"credential {name}": can for name, can in found["credential"].items() if name.startswith("can_")}
+    shown = [[name.replace("_", " "), answers.get(seen, str(seen))] for name, seen in rows.items()]
+    asking.console.table(["capability", "seen"], shown)
+    for warning in found["warnings"]:
+        asking.console.say(f"Warning: {warning}.")
 
 
 def remove(args: argparse.Namespace, asking: Asking) -> int:

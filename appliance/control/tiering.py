@@ -14,7 +14,7 @@ from appliance.control import wire
 from appliance.control.server import Emit, Method
 from vnafs.domain.clock import NANOSECONDS, Clock, Instant
 from vnafs.domain.copies import CopyState
-from vnafs.domain.errors import Damaged, NotFound, Refused, TargetError
+from vnafs.domain.errors import ConfigurationInvalid, Damaged, NotFound, Refused, TargetError
 from vnafs.domain.files import Candidate, FileState
 from vnafs.domain.ids import Inode, PackNumber, RepositoryId, TargetName, Version, pack_object_name
 from vnafs.index import contents, copies, counts, drills, packs, targets
@@ -27,6 +27,7 @@ from vnafs.pipeline.runner import Tiering
 from vnafs.targets.verifying import verify
 from vnafs.upkeep.collect import Collector
 from vnafs.upkeep.manifests import Manifests
+from vnafs.upkeep.renewal import Renewal
 from vnafs.upkeep.scrub import Scrub
 
 COUNT_MAX = 1_000_000
@@ -43,6 +44,7 @@ class TieringControl:
         manifests: Manifests,
         scrub: Scrub,
         collector: Collector,
+        renewal: Renewal,
         store: Engine,
         namespace: Engine,
         *,
@@ -54,6 +56,7 @@ class TieringControl:
         self._manifests = manifests
         self._scrub = scrub
         self._collector = collector
+        self._renewal = renewal
         self._store = store
         self._namespace = Namespace(namespace)
         self._reload = reload
@@ -101,6 +104,7 @@ class TieringControl:
             "stalled": self._tiering.stalled,
             "recalled_today": self._recalled_today(),
             "manifests": self._manifests_shown(),
+            "locks": {name: dataclasses.asdict(row) for name, row in list(self._renewal.progress.items())},
             "scrub": dataclasses.asdict(self._scrub.findings),
             "collected": dataclasses.asdict(self._collector.collected),
             "drills": held,
@@ -361,7 +365,7 @@ class TieringControl:
                         "name": row.name,
                         "url": row.url,
                         "reachable": replicator.health.reachable,
-                        "why": replicator.health.why,
+                        "why": replicator.why or self._why_not_locked(replicator.name),
                         "packs_waiting": counts.get(reader, counts.waiting(replicator.number)).rows,
                         "packs_verified": counts.get(reader, counts.verified(replicator.number)).rows,
                         "capabilities": None
@@ -371,13 +375,30 @@ class TieringControl:
                 )
         return rows
 
+    def _why_not_locked(self, name: TargetName) -> str:
+        row = self._renewal.progress.get(name)
+        return f"locks are not renewed: {row.why}" if row is not None and row.why else ""
+
     def test(self, params: Mapping[str, Any], _: Emit) -> dict[str, Any]:
-        """Probe one target now and remember what it can do. Raises what the target raises."""
+        """Probe one target and its daily credential now; remember what it can do. Raises what the target raises."""
         for replicator in self._tiering.replicators():
             if replicator.name == params["name"]:
-                found = replicator.probe_again()
+                found, powers = replicator.probe_again(), replicator.target.powers()
                 replicator.hurry()
-                return {name: getattr(found, name) for name in found.__slots__}
+                if replicator.lock is not None and not found.object_lock:
+                    raise ConfigurationInvalid(
+                        file="vnafs.toml",
+                        key=f"target {replicator.name}: lock_seconds",
+                        value=str(replicator.lock.seconds),
+                        why="the bucket has no Object Lock, or the credential may not ask "
+                        "(s3:GetBucketObjectLockConfiguration)",
+                        fix="Set it to 0, or use a bucket with Object Lock, and start again",
+                    )
+                return {
+                    **dataclasses.asdict(found),
+                    "credential": dataclasses.asdict(powers),
+                    "warnings": powers.warnings(locks=found.object_lock, versioning=found.versioning),
+                }
         raise NotFound(what=f"target {params['name']}")
 
     def retire(self, params: Mapping[str, Any], _: Emit) -> None:

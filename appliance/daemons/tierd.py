@@ -27,13 +27,14 @@ from vnafs.domain.copies import Capabilities
 from vnafs.domain.errors import ConfigurationInvalid, InvalidArgument, NotFound
 from vnafs.domain.faults import Faults
 from vnafs.domain.ids import TargetName
+from vnafs.domain.locks import Lock
 from vnafs.index.engine import Engine
 from vnafs.pipeline.settings import Destination, TieringSettings
 from vnafs.receipts.timestamps import TimestampService
 from vnafs.targets.address import Address, parse_address
 from vnafs.targets.credentials import Credentials, find_credentials
 from vnafs.targets.limits import Limits
-from vnafs.targets.open import open_target
+from vnafs.targets.open import check_lock, open_target
 from vnafs.targets.port import Target
 from vnafs.upkeep.collect import CollectSettings
 from vnafs.upkeep.scrub import ScrubSettings
@@ -128,11 +129,13 @@ def run(configuration: Configuration, environ: Mapping[str, str], faults: Faults
         faults=faults,
         fatal=_end,
     )
+    renewal = archive_store.open_renewal(engine, tiering, manifests, clock=clock, fatal=_end)
     control = TieringControl(
         tiering,
         manifests,
         scrub,
         collector,
+        renewal,
         engine,
         namespace,
         reload=lambda: tiering.set_targets(destinations(config.load(archive), environ)),
@@ -168,6 +171,7 @@ def run(configuration: Configuration, environ: Mapping[str, str], faults: Faults
     if not manifests.compare():
         scrub.start()
         collector.start()
+    renewal.start()  # also for an archive that went on elsewhere: longer locks are in nobody's way
     tiering.start()
     server.start()
     manifests.start()
@@ -175,7 +179,7 @@ def run(configuration: Configuration, environ: Mapping[str, str], faults: Faults
     signal.sigwait(system.STOPPING)
     log.info("tierd.stopping")
     answered = server.close(ANSWERS_SECONDS_MAX)
-    ended = [manifests.stop(), scrub.stop(), collector.stop(), tiering.stop()]
+    ended = [manifests.stop(), scrub.stop(), collector.stop(), renewal.stop(), tiering.stop()]
     if not all(ended) or not answered:
         _abandon(engine)
     engine.close()
@@ -225,20 +229,33 @@ def destinations(configuration: Configuration, environ: Mapping[str, str]) -> di
         credentials = find_credentials(
             address, file=target.credentials_file, environ=environ, key=f"{key}.credentials_file"
         )
-        opened = functools.partial(_open, target, address, credentials)
+        removal = None
+        if target.removal_credentials_file:
+            file, removal_key = target.removal_credentials_file, f"{key}.removal_credentials_file"
+            removal = find_credentials(address, file=file, environ={}, key=removal_key)
+        lock = check_lock(address, target.lock_seconds, target.lock_mode, file=configuration.file, key=key)
+        opened = functools.partial(_open, target, address, credentials, removal, lock)
         found[TargetName(target.name)] = Destination(
-            opened, target.url, target.transfers_max, target.storage_days_min * DAY_SECONDS
+            opened, target.url, target.transfers_max, target.storage_days_min * DAY_SECONDS, lock
         )
     return found
 
 
-def _open(target: TargetSettings, address: Address, credentials: Credentials, known: Capabilities | None) -> Target:
+def _open(
+    target: TargetSettings,
+    address: Address,
+    credentials: Credentials,
+    removal: Credentials | None,
+    lock: Lock | None,
+    known: Capabilities | None,
+) -> Target:
     limits = Limits(
         requests_max=target.transfers_max * 2 + RECALL_REQUESTS,
         bytes_per_second_max=target.bytes_per_second_max or None,
         attempts_max=2,  # the replicator has its own patience, and a reader wants the next copy
     )
-    return open_target(TargetName(target.name), address, credentials, SystemClock(), limits, known)
+    name = TargetName(target.name)
+    return open_target(name, address, credentials, SystemClock(), limits, known, removal=removal, lock=lock)
 
 
 def tiering_settings(configuration: Configuration, identity: bytes) -> TieringSettings:

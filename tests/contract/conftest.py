@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import os
 from collections.abc import Callable, Iterator
 
@@ -38,6 +39,8 @@ class Place:
     spoil: Callable[[ObjectName, bytes], None]
     """Replace an object's bytes behind the target's back."""
     stack: contextlib.ExitStack
+    bucket: str = ""
+    prefix: str = ""
 
     def open(self, limits: Limits = SMALL_PARTS) -> Target:
         """One more target on the same place; closed at the end of the test."""
@@ -56,6 +59,7 @@ KINDS = (
     "opened",
     "moto",
     "radosgw",
+    "radosgw-versions",
     "azurite",
 )
 
@@ -66,6 +70,8 @@ def place(request: pytest.FixtureRequest, tmp_path: os.PathLike[str]) -> Iterato
         kind = str(request.param)
         if kind in {"moto", "radosgw"}:
             yield s3_place(request.getfixturevalue(f"{kind}_server"), stack)
+        elif kind == "radosgw-versions":
+            yield versioned_place(request.getfixturevalue("radosgw_server"), stack)
         elif kind == "azurite":
             yield azure_place(request.getfixturevalue("azurite_server"), stack)
         elif kind in {"directory", "opened"}:
@@ -143,7 +149,24 @@ def s3_place(
     def spoil(name: ObjectName, data: bytes) -> None:
         server.client().put_object(Bucket=bucket, Key=f"{prefix}/{name}", Body=data)
 
-    return Place(kind, opener, spoil, stack)
+    return Place(kind, opener, spoil, stack, bucket, prefix)
+
+
+def versioned_place(server: S3Endpoint, stack: contextlib.ExitStack, kind: str = "radosgw-versions") -> Place:
+    """A fresh prefix of a bucket with Object Lock, which keeps versions."""
+    bucket = server.make_bucket("contract-locked", ObjectLockEnabledForBucket=True)
+    place = s3_place(server, stack, bucket=bucket, kind=kind)
+    place.spoil = functools.partial(_spoil_first, server, place)
+    return place
+
+
+def _spoil_first(server: S3Endpoint, place: Place, name: ObjectName, data: bytes) -> None:
+    """What is put over an object is not read: the object itself has to change."""
+    client = server.client()
+    key = f"{place.prefix}/{name}"
+    for row in client.list_object_versions(Bucket=place.bucket, Prefix=key).get("Versions", []):
+        client.delete_object(Bucket=place.bucket, Key=row["Key"], VersionId=row["VersionId"])
+    client.put_object(Bucket=place.bucket, Key=key, Body=data)
 
 
 def azure_place(

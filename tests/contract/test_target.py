@@ -292,6 +292,7 @@ TRUTH = {
     "opened": (True, True, False, False, False),
     "moto": (True, True, False, False, True),
     "radosgw": (True, False, False, True, True),
+    "radosgw-versions": (False, False, False, True, True),
     "azurite": (True, True, False, True, True),
 }
 
@@ -307,8 +308,7 @@ def test_the_probe_tells_the_truth_and_leaves_nothing(place: Place) -> None:
         found.multipart,
     ) == TRUTH.get(place.kind, TRUTH["memory"])
     assert found.list_consistent
-    assert not found.versioning
-    assert not found.object_lock
+    assert found.versioning == found.object_lock == (place.kind == "radosgw-versions")
     assert list(target.list()) == []
 
 

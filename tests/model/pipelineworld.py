@@ -23,6 +23,7 @@ from vnafs.domain.copies import Capabilities, Evidence
 from vnafs.domain.errors import Damaged, ObjectMissing, TargetError, TargetRefused
 from vnafs.domain.files import FileState
 from vnafs.domain.ids import Inode, ObjectName, Sha256, Span, TargetName, Version, pack_object_name
+from vnafs.domain.locks import Lock
 from vnafs.fs.attributes import AttributeChanges
 from vnafs.fs.caller import Caller
 from vnafs.fs.filesystem import Filesystem
@@ -155,6 +156,9 @@ class BadTarget(FaultyTarget):
 class World:
     """One archive, in the directory *home*; its only repository is `share`."""
 
+    lock: Lock | None = None
+    """What its targets give to each object."""
+
     def __init__(
         self,
         home: Path,
@@ -179,7 +183,10 @@ class World:
         self._encode_seconds_per_gigabyte_max = encode_seconds_per_gigabyte_max
         self._namespace = MemoryEngine()
         self._store = MemoryEngine()
-        self.stores = {TargetName(name): MemoryTarget(TargetName(name)) for name in target_names}
+        self.stores = {
+            TargetName(name): MemoryTarget(TargetName(name), clock=self.clock if self.lock else None, lock=self.lock)
+            for name in target_names
+        }
         self.targets = {name: BadTarget(store, self.clock) for name, store in self.stores.items()}
         for name in FOLDERS:
             (home / name).mkdir(exist_ok=True)
@@ -256,7 +263,10 @@ class World:
             fatal=_raise,
         )
         self.tiering.set_targets(
-            {name: Destination(_given(target), f"memory://{name}", 1) for name, target in self.targets.items()}
+            {
+                name: Destination(_given(target), f"memory://{name}", 1, self.lock)
+                for name, target in self.targets.items()
+            }
         )
 
     def stop(self) -> None:

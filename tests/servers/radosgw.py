@@ -17,6 +17,9 @@ from tests.servers.endpoints import S3Endpoint
 from tests.servers.processes import answers, free_port, need, servers
 
 ACCESS_KEY, SECRET_KEY = "test", "testtest"
+DAILY = "daily"
+"""Another user, who may do nothing but what the policy of a bucket allows: an appliance's daily credential."""
+DAILY_SECRET_KEY = "dailydaily"
 
 _CONFIGURATION = """\
 [global]
@@ -117,4 +120,6 @@ def _cluster(root: str, capacity_bytes: int) -> Iterator[S3Endpoint]:
         running.wait("radosgw", lambda: answers(endpoint), 90)
         keys = (f"--access-key={ACCESS_KEY}", f"--secret-key={SECRET_KEY}")
         running.run("radosgw-admin", *chosen, "user", "create", "--uid=test", "--display-name=test", *keys)
+        keys = (f"--access-key={DAILY}", f"--secret-key={DAILY_SECRET_KEY}")
+        running.run("radosgw-admin", *chosen, "user", "create", f"--uid={DAILY}", f"--display-name={DAILY}", *keys)
         yield S3Endpoint("radosgw", endpoint, ACCESS_KEY, SECRET_KEY)

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from appliance import config
+from appliance.daemons.tierd import destinations
 from vnafs.domain.errors import ConfigurationInvalid
 
 SECTIONS = {
@@ -87,6 +88,33 @@ def test_an_integer_is_good_enough_for_a_number_with_a_fraction():
 def test_a_list_of_names_or_numbers_replaces_the_default():
     found = parse(recall={"never_processes": [], "never_uids": [33, 65534]}).recall
     assert (found.never_processes, found.never_uids) == ((), (33, 65534))
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"lock_seconds": 60}, r"target\[0\]\.lock_seconds = 60: a directory has no locks\. Set it to 0"),
+        ({"lock_mode": "firm"}, r"target\[0\]\.lock_mode = 'firm'"),
+        (
+            {"url": "s3://bucket", "removal_credentials_file": "/nowhere"},
+            r"target\[0\]\.removal_credentials_file = /nowhere: cannot be read",
+        ),
+    ],
+)
+def test_a_target_that_cannot_be_as_it_is_configured_is_refused_at_the_start(wrong, message):
+    found = parse(target=[{"name": "a", "url": "file:///x", **wrong}])
+    keys = {"AWS_ACCESS_KEY_ID": "a", "AWS_SECRET_ACCESS_KEY": "b"}
+    with pytest.raises(ConfigurationInvalid, match=message):
+        destinations(found, keys)
+
+
+def test_a_second_credential_is_never_taken_from_the_environment(tmp_path):
+    empty = tmp_path / "removal.toml"
+    empty.touch(mode=0o600)
+    found = parse(target=[{"name": "a", "url": "s3://bucket", "removal_credentials_file": str(empty)}])
+    keys = {"AWS_ACCESS_KEY_ID": "a", "AWS_SECRET_ACCESS_KEY": "b"}
+    with pytest.raises(ConfigurationInvalid, match="removal_credentials_file"):
+        destinations(found, keys)
 
 
 def test_a_missing_archive_says_how_to_make_one(tmp_path):

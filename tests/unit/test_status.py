@@ -1,7 +1,13 @@
-"""What `vna status` says to people about recalls."""
+"""What `vna status` says to people about recalls, and `vna target test` about a credential."""
+
+import dataclasses
+from types import SimpleNamespace
 
 from appliance.cli.files import _recalls_shown, _state
+from appliance.cli.targets import show_tested
 from vnafs.domain.clock import NANOSECONDS
+from vnafs.domain.copies import Capabilities
+from vnafs.domain.locks import Powers
 
 RULES = {"name": "r", "recall_bytes_per_day": 10 * 1024 * 1024, "recall_requests_per_day": 0}
 
@@ -22,3 +28,33 @@ def test_a_stub_whose_bytes_are_on_their_way_says_so():
     assert _state({"state": "stub", "rehydrating": thaw}).startswith("rehydrating, expected by 2023-11-1")
     assert _state({"state": "replicated", "rehydrating": thaw}) == "replicated"
     assert _state({"state": "stub", "rehydrating": None}) == "stub"
+
+
+class Paper:
+    """A console that remembers."""
+
+    def __init__(self):
+        self.rows, self.lines = {}, []
+
+    def table(self, _, rows):
+        self.rows = dict(rows)
+
+    def say(self, text):
+        self.lines.append(text)
+
+
+def test_what_a_credential_can_do_is_shown_with_what_to_do_about_it():
+    paper = Paper()
+    found = dataclasses.asdict(Capabilities(True, False, True, True, True, versioning=True, identity="x"))
+    powers = Powers(can_delete=True, can_shorten=None, default_retention="30 days, governance")
+    told = {"credential": dataclasses.asdict(powers), "warnings": powers.warnings(locks=False, versioning=False)}
+    show_tested({**found, **told}, SimpleNamespace(console=paper))
+    assert paper.rows["exclusive create multipart"] == "no"
+    assert paper.rows["versioning"] == "yes"
+    assert paper.rows["default retention"] == "30 days, governance"
+    assert paper.rows["credential can delete"] == "yes"
+    assert paper.rows["credential can shorten"] == "unknown, or nothing to ask"
+    assert "identity" not in paper.rows
+    (line,) = paper.lines
+    assert line.startswith("Warning: The daily credential can delete")
+    assert line.endswith("removal_credentials_file.")

@@ -295,6 +295,19 @@ class ObjectArchived(TargetError):
     http = 503
 
 
+class ObjectLocked(TargetError):
+    """Target {target} keeps {name} locked until {until}."""
+
+    errno = _errno.EPERM
+    http = 423
+
+
+class ObjectStays(TargetError):
+    """Target {target} has {name}, which is wrong and stays there: {why}. Other copies are untouched."""
+
+    http = 409
+
+
 # -- recall --------------------------------------------------------------------------------------------------
 
 

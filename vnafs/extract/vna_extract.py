@@ -158,8 +158,12 @@ class DirectoryTarget:
         return Unreachable(f"{self._root}: {problem.strerror}")
 
 
+VERSIONS_MAX = 65_536
+"""Names on a bucket whose first version is remembered."""
+
+
 class S3Target:
-    """A bucket."""
+    """A bucket. In one that keeps versions an object is its first: what was written over it is not vnafs's."""
 
     def __init__(self, bucket: str, prefix: str, options: dict[str, str]) -> None:
         try:
@@ -182,21 +186,64 @@ class S3Target:
         self._prefix = prefix
         self._answered: type[Exception] = exceptions.ClientError
         self._failed: type[Exception] = exceptions.BotoCoreError
+        self._keeps_versions: bool | None = None
+        self._first: dict[str, str] = {}
 
     def list(self, prefix: str) -> Iterator[tuple[str, int]]:
-        """See Target."""
+        """See Target. What is hidden behind a delete marker is listed, too."""
         with self._translated(prefix):
+            if self._versions_are_kept():
+                for name, first in self._first_versions(prefix):
+                    yield name, first["Size"]
+                return
             pages = self._client.get_paginator("list_objects_v2")
             for page in pages.paginate(Bucket=self._bucket, Prefix=self._prefix + prefix):
                 for found in page.get("Contents", ()):
                     yield found["Key"][len(self._prefix) :], found["Size"]
+
+    def _versions_are_kept(self) -> bool:
+        """And may be looked at. Asked once."""
+        if self._keeps_versions is None:
+            try:
+                status = self._client.get_bucket_versioning(Bucket=self._bucket).get("Status")
+                self._keeps_versions = bool(status)
+                if status:
+                    self._client.list_object_versions(Bucket=self._bucket, MaxKeys=1)
+            except self._answered:  # it lacks the call, or we the right: then the newest is what there is
+                self._keeps_versions = False
+        return self._keeps_versions
+
+    def _first_versions(self, prefix: str) -> Iterator[tuple[str, Any]]:
+        """Each name with any bytes, and its first version: the last that is listed."""
+        before: Any = None
+        pages = self._client.get_paginator("list_object_versions")
+        for page in pages.paginate(Bucket=self._bucket, Prefix=self._prefix + prefix):
+            for found in page.get("Versions", ()):
+                if before is not None and before["Key"] != found["Key"]:
+                    yield before["Key"][len(self._prefix) :], before
+                before = found
+        if before is not None:
+            yield before["Key"][len(self._prefix) :], before
+
+    def _version(self, name: str) -> dict[str, str]:
+        if not self._versions_are_kept():
+            return {}
+        if name not in self._first:
+            first = next((first for found, first in self._first_versions(name) if found == name), None)
+            if first is None:
+                return {}
+            if len(self._first) == VERSIONS_MAX:
+                self._first.clear()
+            self._first[name] = first["VersionId"]
+        return {"VersionId": self._first[name]}
 
     def read(self, name: str, offset: int, length: int) -> bytes:
         """See Target."""
         try:
             with self._translated(name):
                 span = f"bytes={offset}-{offset + length - 1}"
-                answer = self._client.get_object(Bucket=self._bucket, Key=self._prefix + name, Range=span)
+                which = {"Bucket": self._bucket, "Key": self._prefix + name, **self._version(name)}
+                answer = self._client.get_object(**which, Range=span)
                 with contextlib.closing(answer["Body"]) as body:
                     return bytes(body.read())
         except EOFError:

@@ -32,6 +32,7 @@ from vnafs.domain.errors import (
 from vnafs.domain.faults import Faults
 from vnafs.domain.ids import ObjectName, PackId, RepositoryId, TargetName
 from vnafs.targets.body import BytesBody
+from vnafs.targets.discarding import discard
 from vnafs.targets.port import Target
 from vnafs.targets.verifying import verify
 
@@ -154,7 +155,7 @@ class Keys:
             try:
                 keyring.decode(_get(target, name))
             except Damaged:  # what became of ours, by its name; a whole one is somebody's, and is gathered next time
-                target.delete(name)
+                discard(target, name)
             raise
 
     def look_again(self, target: Target, capabilities: Capabilities) -> bool:

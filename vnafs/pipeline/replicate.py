@@ -23,6 +23,7 @@ from vnafs.domain.errors import (
     NoSpace,
     ObjectExists,
     ObjectMissing,
+    ObjectStays,
     RecallFailed,
     TargetError,
     TargetRefused,
@@ -31,10 +32,12 @@ from vnafs.domain.errors import (
 )
 from vnafs.domain.faults import Faults
 from vnafs.domain.ids import ObjectName, PackNumber, TargetName, pack_object_name
+from vnafs.domain.locks import Lock
 from vnafs.index import condemned, copies, packs, targets
 from vnafs.index.condemned import Asked, Removal, Stage
 from vnafs.index.engine import Engine
 from vnafs.pipeline.shelf import Shelf
+from vnafs.targets.discarding import discard
 from vnafs.targets.port import Target
 from vnafs.targets.verifying import verify
 
@@ -46,6 +49,10 @@ BACKOFF_SECONDS_MAX = 60.0
 STOP_SECONDS_MAX = 10.0
 REFUSED_SECONDS = 3600.0
 """Before a target that does not let go of a collected pack is asked again."""
+STAYING_SECONDS = 3600.0
+"""Between attempts to replace an object that is wrong and cannot be deleted: each reads all of it."""
+STAYING_MAX = 10_000
+"""Such objects remembered; more are tried as often as what fails otherwise."""
 
 
 class Doubt(Protocol):
@@ -89,10 +96,12 @@ class Replicator:
         lost: Callable[[], None],
         doubt: Doubt,
         fatal: Callable[[BaseException], None],
+        lock: Lock | None = None,
     ) -> None:
         self.number = number
         self.target = target
         self.storage_seconds_min = storage_seconds_min
+        self.lock = lock
         self.health = Health()
         self._store = store
         self._shelf = shelf
@@ -106,6 +115,9 @@ class Replicator:
         self._capabilities: Capabilities | None = None
         self._changed = threading.Condition()
         self._in_flight: set[PackNumber] = set()
+        self._staying: dict[PackNumber, float] = {}
+        """Packs whose object there is wrong and cannot be deleted, and when each is tried again."""
+        self._staying_why = ""
         self._not_before = 0.0
         self._failures = 0
         self._stopping = False
@@ -132,7 +144,16 @@ class Replicator:
         """Forget the back-off: an administrator says that the target is well again."""
         with self._changed:
             self._not_before = 0.0
+            self._staying.clear()
             self._changed.notify_all()
+
+    @property
+    def why(self) -> str:
+        """What keeps the target from having everything, if anything."""
+        with self._changed:
+            if not self.health.reachable or not self._staying:
+                return self.health.why
+            return f"{len(self._staying)} objects there are wrong and cannot be replaced: {self._staying_why}"
 
     def ask_to_stop(self) -> None:
         """Let it end after the transfers under way."""
@@ -202,7 +223,7 @@ class Replicator:
         now = self._clock.now()
         with self._store.read() as reader:
             for transfer in copies.transfers(reader, self.number):
-                if transfer.pack in self._in_flight:
+                if transfer.pack in self._in_flight or self._stays(transfer.pack):
                     continue
                 # a clock that stepped back an hour must not hold transfers for an hour
                 if transfer.due <= now or transfer.due > now + 2 * BACKOFF_SECONDS_MAX * NANOSECONDS:
@@ -210,15 +231,26 @@ class Replicator:
                 return None
         return None
 
+    def _stays(self, number: PackNumber) -> bool:
+        return self._staying.get(number, 0.0) > self._clock.monotonic()
+
     def _one(self, transfer: copies.Transfer) -> None:
         try:
             how = self._transfer(transfer.pack)
         except (TargetUnavailable, TargetRefused) as problem:
             self._fell_back(transfer, problem, whole_target=True)
+        except ObjectStays as problem:
+            with self._changed:
+                if len(self._staying) < STAYING_MAX or transfer.pack in self._staying:
+                    self._staying[transfer.pack] = self._clock.monotonic() + STAYING_SECONDS
+                self._staying_why = str(problem)
+            self._fell_back(transfer, problem, whole_target=False)
         except (TargetError, Damaged, NoSpace, RecallFailed, OSError) as problem:
             self._fell_back(transfer, problem, whole_target=False)
         else:
             self._succeeded()
+            with self._changed:
+                self._staying.pop(transfer.pack, None)
             self._record(transfer, how)
 
     def _transfer(self, number: PackNumber) -> VerifiedBy:
@@ -236,9 +268,10 @@ class Replicator:
         try:
             return self._put(pack)
         except (TargetError, Damaged, RecallFailed, OSError) as problem:
-            if isinstance(problem, Damaged | ObjectMissing):
+            is_absent = isinstance(problem, Damaged | ObjectMissing | ObjectStays)
+            if is_absent:
                 self._note_hope_lost(number)
-            if self._doubt(number, is_absent=isinstance(problem, Damaged | ObjectMissing)):
+            if self._doubt(number, is_absent=is_absent):
                 return VerifiedBy.NOTHING
             raise
 
@@ -252,7 +285,10 @@ class Replicator:
         except ObjectMissing:
             return
         except Damaged:
-            self.target.delete(name)
+            try:
+                discard(self.target, name)
+            except ObjectStays as problem:  # of no use to anybody, and in nobody's way
+                log.warning("replicate.given_up_and_stays", extra={"target": self.name, "why": str(problem)})
         else:
             log.warning("replicate.given_up_and_whole", extra={"target": self.name, "pack": given_up.id.hex()})
 
@@ -302,7 +338,7 @@ class Replicator:
     def _discard(self, number: PackNumber, name: ObjectName) -> None:
         """What is at *name* is ours by its name, wrong, and counts for nothing: the next attempt puts it again."""
         self._note_damage(number)
-        self.target.delete(name)
+        discard(self.target, name)
 
     # -- what the target can do ------------------------------------------------------------------------------
 

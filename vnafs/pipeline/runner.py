@@ -296,6 +296,7 @@ class Tiering:
             lost=self._reconciler.ask,
             doubt=self._condemner.doubt,
             fatal=self._fatal,
+            lock=destination.lock,
         )
 
     def _bring_keys(self, target: Target, capabilities: Callable[[], Capabilities]) -> None:

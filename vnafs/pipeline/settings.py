@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Callable
 
 from vnafs.domain.copies import Capabilities
+from vnafs.domain.locks import Lock
 from vnafs.targets.port import Target
 
 
@@ -48,3 +49,5 @@ class Destination:
     transfers_max: int
     storage_seconds_min: float = 0.0
     """What it charges for at least for each object: one that goes earlier costs as much."""
+    lock: Lock | None = None
+    """What the target gives to each object that is put there."""

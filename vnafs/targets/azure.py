@@ -25,17 +25,19 @@ from azure.core.exceptions import AzureError, HttpResponseError
 from azure.core.pipeline.transport import RequestsTransport
 from azure.storage.blob import BlobBlock, BlobClient, ContainerClient, RehydratePriority, StandardBlobTier
 
-from vnafs.domain.clock import Clock
+from vnafs.domain.clock import Clock, Instant
 from vnafs.domain.copies import Capabilities, Evidence
 from vnafs.domain.errors import (
     ObjectArchived,
     ObjectExists,
+    ObjectLocked,
     ObjectMissing,
     TargetError,
     TargetRefused,
     TargetUnavailable,
 )
 from vnafs.domain.ids import WHOLE, ObjectName, Span, TargetName
+from vnafs.domain.locks import FOR_EVER, Powers, locked
 from vnafs.domain.rehydration import READY, Rehydration, Thaw
 from vnafs.targets.address import AzureAddress
 from vnafs.targets.azure_errors import code_of, translate
@@ -56,6 +58,11 @@ FETCH_BYTES = 8 * MEBIBYTE
 """The client holds this much of each download in memory."""
 REHYDRATION_SECONDS = 15 * 3600
 """What the Standard priority takes at most ("Blob rehydration from the archive tier")."""
+KEPT = "probe/kept"
+"""Where objects that cannot be removed are used again, probe after probe."""
+LOCKS_BY_POLICY = "on Azure set an immutability policy on the container instead"
+_PROBE = bytes(range(256)) * 4
+_IMMUTABLE = frozenset({"BlobImmutableDueToPolicy", "BlobImmutableDueToLegalHold", "ImmutableBlob"})
 _ARCHIVED = frozenset({"BlobArchived", "BlobBeingRehydrated"})
 
 
@@ -86,16 +93,16 @@ class AzureTarget:
 
     def probe(self) -> Capabilities:
         """See Target."""
-        directory = f"probe/{os.urandom(8).hex()}"
+        body = BytesBody(_PROBE)
+        directory = KEPT if not self._removable(body) else f"probe/{os.urandom(8).hex()}"
         names = [ObjectName(f"{directory}/{leaf}") for leaf in ("plain", "blocks", "md5")]
         plain, blocks, md5 = names
-        body = BytesBody(os.urandom(1024))
         try:
             with self._translated("probing"):
-                self._put_whole(self._blob(plain), body)
+                self._unless_taken(lambda: self._put_whole(self._blob(plain), body))
                 if b"".join(self.get(plain, Span(1))) != body.data[1:]:
                     raise TargetRefused(target=self._name, why="probing: it gives back other bytes than it was given")
-                self._put_blocks(self._blob(blocks), body)
+                self._unless_taken(lambda: self._put_blocks(self._blob(blocks), body))
                 return Capabilities(
                     exclusive_create=self._unless_taken(lambda: self._put_whole(self._blob(plain), body)) is None,
                     exclusive_create_multipart=self._unless_taken(lambda: self._put_blocks(self._blob(blocks), body))
@@ -108,11 +115,26 @@ class AzureTarget:
                     list_consistent=set(self.list(directory)) >= {plain, blocks},
                 )
         finally:
-            for name in names:
+            for name in names if directory != KEPT else ():
                 try:
                     self.delete(name)
                 except TargetError as error:
                     _log.info("target_probe_left_behind", extra={"target": self._name, "why": error.code})
+
+    def _removable(self, body: BytesBody) -> bool:
+        """Whether an object that is put can be deleted again. Raises TargetUnavailable, TargetRefused."""
+        name = ObjectName(f"{KEPT}/plain")
+        with self._translated("probing"):
+            self._unless_taken(lambda: self._put_whole(self._blob(name), body))
+        try:
+            self.delete(name)
+        except (TargetRefused, ObjectLocked):
+            return False
+        return True
+
+    def powers(self) -> Powers:
+        """See Target. Locks of Azure are policies of the container, which a data credential cannot change."""
+        return Powers(can_delete=self._removable(BytesBody(_PROBE)))
 
     def put(self, name: ObjectName, body: Body) -> Evidence:
         """See Target."""
@@ -195,8 +217,25 @@ class AzureTarget:
 
     def delete(self, name: ObjectName) -> None:
         """See Target."""
+        blob = self._blob(name)
         with contextlib.suppress(ObjectMissing), self._translated("deleting an object", name):
-            self._blob(name).delete_blob()
+            try:
+                blob.delete_blob()
+            except HttpResponseError as error:
+                if code_of(error) not in _IMMUTABLE:
+                    raise
+                raise locked(self._name, name, FOR_EVER) from error
+
+    def retain(self, name: ObjectName, until: Instant) -> None:
+        """See Target. A policy of the container locks what it holds; nothing is locked one by one."""
+        del until
+        self.evidence(name)
+        raise TargetRefused(target=self._name, why=f"locking an object: {LOCKS_BY_POLICY}")
+
+    def retained(self, name: ObjectName) -> Instant | None:
+        """See Target."""
+        self.evidence(name)
+        return None
 
     def close(self) -> None:
         """See Target."""

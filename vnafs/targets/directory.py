@@ -19,10 +19,11 @@ import stat
 import threading
 from collections.abc import Iterator
 
-from vnafs.domain.clock import NANOSECONDS, Clock
+from vnafs.domain.clock import NANOSECONDS, Clock, Instant
 from vnafs.domain.copies import Capabilities, Evidence
 from vnafs.domain.errors import ObjectExists, ObjectMissing, TargetError, TargetRefused, TargetUnavailable
 from vnafs.domain.ids import WHOLE, ObjectName, Span, TargetName
+from vnafs.domain.locks import Powers
 from vnafs.domain.rehydration import READY, Rehydration
 from vnafs.targets.body import BLOCK_BYTES, BytesBody, Stretch
 from vnafs.targets.names import checked, is_object_name
@@ -86,6 +87,10 @@ class DirectoryTarget:
             multipart=False,
             identity=self._identity,
         )
+
+    def powers(self) -> Powers:
+        """See Target. There is no credential: whoever runs this may do what the file system lets them."""
+        return Powers()
 
     def put(self, name: ObjectName, body: Body) -> Evidence:
         """See Target."""
@@ -177,6 +182,17 @@ class DirectoryTarget:
                     _sync_directory(directory)
             finally:
                 os.close(directory)
+
+    def retain(self, name: ObjectName, until: Instant) -> None:
+        """See Target. A directory has no locks that would hold against its owner."""
+        del until
+        self.evidence(name)
+        self._refuse("a directory has no locks")
+
+    def retained(self, name: ObjectName) -> Instant | None:
+        """See Target."""
+        self.evidence(name)
+        return None
 
     def close(self) -> None:
         """See Target."""

@@ -10,10 +10,11 @@ import dataclasses
 import threading
 from collections.abc import Iterator
 
-from vnafs.domain.clock import Clock
+from vnafs.domain.clock import Clock, Instant
 from vnafs.domain.copies import Capabilities, Evidence
 from vnafs.domain.errors import TargetRefused, TargetUnavailable
 from vnafs.domain.ids import WHOLE, ObjectName, Span, TargetName
+from vnafs.domain.locks import Powers
 from vnafs.domain.rehydration import Rehydration
 from vnafs.targets.port import Body, Target
 
@@ -25,7 +26,8 @@ class Fault:
     """What happens to one call. Fields combine in the order they are listed; with none set it just passes."""
 
     operation: str = ""
-    """`probe`, `put`, `get`, `read_back`, `evidence`, `list` or `delete`; empty fits all."""
+    """`probe`, `put`, `get`, `read_back`, `evidence`, `list`, `delete`, `retain`, `retained` or `powers`; empty
+    fits all."""
     times: int = 1
     slow_seconds: float = 0.0
     """Passes before anything else happens."""
@@ -84,6 +86,13 @@ class FaultyTarget:
         self._lose(fault)
         return found
 
+    def powers(self) -> Powers:
+        """See Target."""
+        fault = self._meet("powers")
+        found = self._inner.powers()
+        self._lose(fault)
+        return found
+
     def put(self, name: ObjectName, body: Body) -> Evidence:
         """See Target."""
         fault = self._meet("put")
@@ -129,6 +138,19 @@ class FaultyTarget:
         fault = self._meet("delete")
         self._inner.delete(name)
         self._lose(fault)
+
+    def retain(self, name: ObjectName, until: Instant) -> None:
+        """See Target."""
+        fault = self._meet("retain")
+        self._inner.retain(name, until)
+        self._lose(fault)
+
+    def retained(self, name: ObjectName) -> Instant | None:
+        """See Target."""
+        fault = self._meet("retained")
+        found = self._inner.retained(name)
+        self._lose(fault)
+        return found
 
     def close(self) -> None:
         """See Target."""

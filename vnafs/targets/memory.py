@@ -10,9 +10,11 @@ import hashlib
 import threading
 from collections.abc import Iterator
 
+from vnafs.domain.clock import Clock, Instant
 from vnafs.domain.copies import Capabilities, Evidence
-from vnafs.domain.errors import ObjectArchived, ObjectExists, ObjectMissing
+from vnafs.domain.errors import ObjectArchived, ObjectExists, ObjectMissing, TargetRefused
 from vnafs.domain.ids import WHOLE, ObjectName, Sha256, Span, TargetName
+from vnafs.domain.locks import Lock, Powers, locked
 from vnafs.domain.rehydration import READY, Rehydration, Thaw
 from vnafs.targets.body import BLOCK_BYTES, Stretch
 from vnafs.targets.names import checked
@@ -20,10 +22,20 @@ from vnafs.targets.port import Body
 
 
 class MemoryTarget:
-    """See Target. `checksums=False` makes one that vouches for nothing, so that callers must read back."""
+    """See Target. `checksums=False` makes one that vouches for nothing, so that callers must read back.
 
-    def __init__(self, name: TargetName, *, checksums: bool = True) -> None:
+    With *clock*, by which they run out, it has locks, and gives *lock* to each object that is put. `may_delete` is a
+    right that its credential has, and may be taken away.
+    """
+
+    def __init__(
+        self, name: TargetName, *, checksums: bool = True, clock: Clock | None = None, lock: Lock | None = None
+    ) -> None:
         self._name = name
+        self._clock = clock
+        self._lock_wanted = lock
+        self._until: dict[ObjectName, Instant] = {}
+        self.may_delete = True
         self._checksums = checksums
         self._lock = threading.Lock()
         self._objects: dict[str, bytes] = {}
@@ -44,7 +56,12 @@ class MemoryTarget:
             checksum_sha256=self._checksums,
             checksum_md5=False,
             multipart=False,
+            object_lock=self._clock is not None,
         )
+
+    def powers(self) -> Powers:
+        """See Target."""
+        return Powers(can_delete=self.may_delete, can_lock=self._clock is not None)
 
     def put(self, name: ObjectName, body: Body) -> Evidence:
         """See Target."""
@@ -56,6 +73,8 @@ class MemoryTarget:
             if existing is None:
                 self._objects[name] = data
                 bisect.insort(self._names, name)
+                if self._lock_wanted is not None and self._clock is not None:
+                    self._until[name] = self._lock_wanted.until(self._clock.now())
                 existing = data
             elif len(existing) != len(data):
                 raise ObjectExists(target=self._name, name=name)
@@ -113,9 +132,29 @@ class MemoryTarget:
     def delete(self, name: ObjectName) -> None:
         """See Target."""
         checked(name)
+        if not self.may_delete:
+            raise TargetRefused(target=self._name, why="deleting an object: access is denied")
         with self._lock:
+            until = self._until.get(name)
+            if until is not None and self._clock is not None and until > self._clock.now():
+                raise locked(self._name, name, until)
+            self._until.pop(name, None)
             if self._objects.pop(name, None) is not None:
                 self._names.remove(name)
+
+    def retain(self, name: ObjectName, until: Instant) -> None:
+        """See Target."""
+        self._object(name)
+        if self._clock is None:
+            raise TargetRefused(target=self._name, why="it has no locks")
+        with self._lock:
+            self._until[name] = max(until, self._until.get(name, until))
+
+    def retained(self, name: ObjectName) -> Instant | None:
+        """See Target."""
+        self._object(name)
+        with self._lock:
+            return self._until.get(name)
 
     def close(self) -> None:
         """See Target."""

@@ -6,15 +6,19 @@ libraries are large, and an archive with directories alone should not pay for th
 
 from __future__ import annotations
 
+import functools
+
 from vnafs.domain.clock import Clock
 from vnafs.domain.copies import Capabilities
 from vnafs.domain.errors import ConfigurationInvalid
 from vnafs.domain.ids import TargetName
+from vnafs.domain.locks import Lock, LockMode
 from vnafs.targets.address import Address, AzureAddress, DirectoryAddress, S3Address
-from vnafs.targets.credentials import AzureCredentials, Credentials, S3Credentials
+from vnafs.targets.credentials import AzureCredentials, Credentials, NoCredentials, S3Credentials
 from vnafs.targets.directory import DirectoryTarget
 from vnafs.targets.limits import Limits
 from vnafs.targets.port import Target
+from vnafs.targets.removal import RemovalTarget
 from vnafs.targets.retrying import RetryingTarget
 from vnafs.targets.sensible import SensibleTarget
 from vnafs.targets.throttled import ThrottledTarget
@@ -27,14 +31,22 @@ def open_target(
     clock: Clock,
     limits: Limits | None = None,
     known: Capabilities | None = None,
+    *,
+    removal: Credentials | None = None,
+    lock: Lock | None = None,
 ) -> Target:
     """A target ready for use by any thread.
 
-    *known* is what probe returned before; it lets a directory notice that it is not mounted, and an S3 target skip
-    the probe that its first put would make. Raises ConfigurationInvalid when the credentials are of another kind.
+    *removal*: other credentials, used for nothing but to delete. *lock* is given to each object that is put; see
+    `check_lock`. *known* is what probe returned before; it lets a directory notice that it is not mounted, and an S3
+    target skip the probe that its first put would make. Raises ConfigurationInvalid when the credentials are of
+    another kind.
     """
     limits = limits or Limits()
-    adapter = open_adapter(name, address, credentials, clock, limits, known)
+    adapter = open_adapter(name, address, credentials, clock, limits, known, lock=lock)
+    if removal is not None and not isinstance(removal, NoCredentials):
+        opened = functools.partial(open_adapter, name, address, removal, clock, limits)
+        adapter = RemovalTarget(adapter, opened, known)
     return RetryingTarget(ThrottledTarget(adapter, clock, limits), clock, limits)
 
 
@@ -45,6 +57,8 @@ def open_adapter(
     clock: Clock,
     limits: Limits,
     known: Capabilities | None = None,
+    *,
+    lock: Lock | None = None,
 ) -> Target:
     """The bare target: it fails at once and asks for as much as its caller does. See open_target."""
     if isinstance(address, DirectoryAddress):
@@ -53,7 +67,7 @@ def open_adapter(
         from vnafs.targets.s3 import S3Target  # noqa: PLC0415  # large library, see above
         from vnafs.targets.s3_errors import UNTOLD  # noqa: PLC0415  # the same
 
-        return SensibleTarget(S3Target(name, address, credentials, clock, limits, known), UNTOLD)
+        return SensibleTarget(S3Target(name, address, credentials, clock, limits, known, lock), UNTOLD)
     if isinstance(address, AzureAddress) and isinstance(credentials, AzureCredentials):
         from vnafs.targets.azure import AzureTarget  # noqa: PLC0415  # large library, see above
 
@@ -65,3 +79,26 @@ def open_adapter(
         why="these credentials do not fit the target's URL",
         fix="Name a credentials file with the keys of that provider",
     )
+
+
+def check_lock(address: Address, seconds: int, mode: str, *, file: str, key: str) -> Lock | None:
+    """The lock that a configuration asks for; None for none.
+
+    Raises ConfigurationInvalid for a mode that is none, and for a kind of target that has no locks. Whether a bucket
+    has them shows when it is probed.
+    """
+    if mode not in set(LockMode):
+        raise ConfigurationInvalid(
+            file=file,
+            key=f"{key}.lock_mode",
+            value=repr(mode),
+            why="is no mode of a lock",
+            fix='Write "governance" or "compliance"',
+        )
+    if not seconds:
+        return None
+    if not isinstance(address, S3Address):
+        kind = "a directory has no locks" if isinstance(address, DirectoryAddress) else "locks of Azure are policies"
+        fix = "Set it to 0" if isinstance(address, DirectoryAddress) else "Set it to 0, and a policy on the container"
+        raise ConfigurationInvalid(file=file, key=f"{key}.lock_seconds", value=str(seconds), why=kind, fix=fix)
+    return Lock(seconds, LockMode(mode))

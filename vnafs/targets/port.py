@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import BinaryIO, Protocol
 
+from vnafs.domain.clock import Instant
 from vnafs.domain.copies import Capabilities, Evidence
 from vnafs.domain.ids import WHOLE, ObjectName, Sha256, Span, TargetName
+from vnafs.domain.locks import Powers
 from vnafs.domain.rehydration import Rehydration
 
 
@@ -33,6 +35,9 @@ class Target(Protocol):
 
     Calls may come from several threads at once. All of them raise TargetUnavailable (try again later),
     TargetRefused (will not work until someone acts) or, where an object is named, ObjectMissing.
+
+    Where a target keeps versions, the first one that was written under a name is the object: what somebody writes over
+    it later is not read, and a delete marker hides nothing.
     """
 
     @property
@@ -41,7 +46,14 @@ class Target(Protocol):
         ...
 
     def probe(self) -> Capabilities:
-        """Find out, with small objects under `probe/` that it removes again, what the target can do."""
+        """Find out, with small objects under `probe/`, what the target can do.
+
+        They are removed again; a credential that may not delete leaves a fixed few, which the next probe uses again.
+        """
+        ...
+
+    def powers(self) -> Powers:
+        """What the credential can do that it should not, tried on an object of its own under `probe/`."""
         ...
 
     def put(self, name: ObjectName, body: Body) -> Evidence:
@@ -80,7 +92,18 @@ class Target(Protocol):
         ...
 
     def delete(self, name: ObjectName) -> None:
-        """Remove an object; one that is not there is no error."""
+        """Remove an object, all versions of it; one that is not there is no error.
+
+        Raises ObjectLocked: it is all there, as it was.
+        """
+        ...
+
+    def retain(self, name: ObjectName, until: Instant) -> None:
+        """Lock an object until then; a lock that lasts longer stays. Raises TargetRefused where there are no locks."""
+        ...
+
+    def retained(self, name: ObjectName) -> Instant | None:
+        """Until when an object is locked; None for one without a lock, and where there are none."""
         ...
 
     def close(self) -> None:

@@ -11,10 +11,11 @@ import random
 from collections.abc import Callable, Iterator
 from typing import TypeVar
 
-from vnafs.domain.clock import Clock
+from vnafs.domain.clock import Clock, Instant
 from vnafs.domain.copies import Capabilities, Evidence
 from vnafs.domain.errors import TargetUnavailable
 from vnafs.domain.ids import WHOLE, ObjectName, Span, TargetName
+from vnafs.domain.locks import Powers
 from vnafs.domain.rehydration import Rehydration
 from vnafs.targets.limits import Limits
 from vnafs.targets.port import Body, Target
@@ -40,6 +41,10 @@ class RetryingTarget:
     def probe(self) -> Capabilities:
         """See Target."""
         return self._again("probe", self._inner.probe)
+
+    def powers(self) -> Powers:
+        """See Target."""
+        return self._again("powers", self._inner.powers)
 
     def put(self, name: ObjectName, body: Body) -> Evidence:
         """See Target."""
@@ -85,6 +90,14 @@ class RetryingTarget:
     def delete(self, name: ObjectName) -> None:
         """See Target."""
         self._again("delete", lambda: self._inner.delete(name))
+
+    def retain(self, name: ObjectName, until: Instant) -> None:
+        """See Target."""
+        self._again("retain", lambda: self._inner.retain(name, until))
+
+    def retained(self, name: ObjectName) -> Instant | None:
+        """See Target."""
+        return self._again("retained", lambda: self._inner.retained(name))
 
     def close(self) -> None:
         """See Target."""

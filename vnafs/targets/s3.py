@@ -14,6 +14,7 @@ from __future__ import annotations
 import base64
 import concurrent.futures
 import contextlib
+import datetime as dt
 import hashlib
 import logging
 import os
@@ -26,10 +27,11 @@ import botocore.session
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
-from vnafs.domain.clock import Clock
+from vnafs.domain.clock import NANOSECONDS, Clock, Instant
 from vnafs.domain.copies import Capabilities, Evidence
 from vnafs.domain.errors import ObjectArchived, ObjectExists, ObjectMissing, TargetRefused, TargetUnavailable
 from vnafs.domain.ids import WHOLE, ObjectName, Sha256, Span, TargetName
+from vnafs.domain.locks import Lock, LockMode, Powers
 from vnafs.domain.rehydration import READY, Rehydration, Thaw
 from vnafs.targets.address import S3Address
 from vnafs.targets.body import BLOCK_BYTES, Stretch
@@ -39,7 +41,9 @@ from vnafs.targets.names import checked, is_object_name
 from vnafs.targets.parts import all_or_first_failure, cut
 from vnafs.targets.port import Body
 from vnafs.targets.s3_errors import code_of, is_taken, status_of, translate
+from vnafs.targets.s3_powers import S3Powers
 from vnafs.targets.s3_probe import S3Probe
+from vnafs.targets.s3_versions import S3Versions, lock_of
 
 _log = logging.getLogger(__name__)
 _T = TypeVar("_T")
@@ -50,6 +54,7 @@ PARTS_MAX = 10_000
 RESTORED_DAYS = 7
 """How long what was asked back from an archive class stays readable."""
 _HOUR = 3600
+_MISSING = frozenset({"NoSuchKey", "NoSuchVersion"})
 _ARCHIVE_SECONDS = {
     "GLACIER": 5 * _HOUR,
     "DEEP_ARCHIVE": 12 * _HOUR,
@@ -60,7 +65,10 @@ _ARCHIVE_SECONDS = {
 
 
 class S3Target:
-    """See Target. *known* is what an earlier probe saw; without it the first put probes."""
+    """See Target. *known* is what an earlier probe saw; without it the first put probes.
+
+    *lock* is given to each object that is put. Versions of objects: see `s3_versions`.
+    """
 
     def __init__(
         self,
@@ -70,16 +78,21 @@ class S3Target:
         clock: Clock,
         limits: Limits,
         known: Capabilities | None = None,
+        lock: Lock | None = None,
     ) -> None:
         self._name = name
         self._clock = clock
+        self._lock = lock
         self._limits = limits
         self._bucket = address.bucket
         self._prefix = f"{address.prefix}/" if address.prefix else ""
         self._client = _client(address, credentials, limits)
         self._parts = concurrent.futures.ThreadPoolExecutor(limits.parts_in_flight_max, f"{name}-parts")
-        self._known = known
+        self._versions = S3Versions(name, self._client, self._bucket, clock)
         self._probing = threading.Lock()
+        self._known: Capabilities | None = None
+        if known is not None:
+            self._learn(known)
 
     @property
     def name(self) -> TargetName:
@@ -89,8 +102,12 @@ class S3Target:
     def probe(self) -> Capabilities:
         """See Target. Also aborts uploads below the target's prefix that have been unfinished for a day."""
         known = S3Probe(self._name, self._client, self._bucket, self._prefix).capabilities(self._clock)
-        self._known = known
+        self._learn(known)
         return known
+
+    def powers(self) -> Powers:
+        """See Target."""
+        return S3Powers(self._name, self._client, self._bucket, self._prefix).powers(self._clock)
 
     def put(self, name: ObjectName, body: Body) -> Evidence:
         """See Target."""
@@ -102,19 +119,26 @@ class S3Target:
         existing = None if single and exclusive else self._head(key)
         if existing is not None:
             return self._same_or_refuse(name, body, existing)
-        conditions = {"IfNoneMatch": "*"} if exclusive else {}
+        conditions: dict[str, Any] = {"IfNoneMatch": "*"} if exclusive else {}
+        locks = self._locks(known)
         try:
             if single:
-                etag = self._put_single(key, body, known, conditions)
+                answer = self._put_single(key, body, known, {**conditions, **locks})
             else:
-                etag = self._put_parts(key, body, known, conditions)
+                answer = self._put_parts(key, body, known, conditions, locks)
         except ClientError as error:
             if is_taken(error):
                 return self._same_or_refuse(name, body, self._head_of_taken(key))
             raise translate(error, self._name, "putting an object", self._clock) from error
         except BotoCoreError as error:
             raise translate(error, self._name, "putting an object", self._clock) from error
-        return Evidence(body.size_bytes, body.sha256 if single and known.checksum_sha256 else None, etag)
+        if self._versions.are_kept() and self._versions.first(key) != answer.get("VersionId"):
+            # The server let two have the name, or somebody's is there out of sight: whoever was first has it.
+            return self._same_or_refuse(name, body, self._head_of_taken(key))
+        if locks and not single:
+            # radosgw takes the lock of an upload in parts and forgets it.
+            self.retain(name, Instant(int(locks["ObjectLockRetainUntilDate"].timestamp()) * NANOSECONDS))
+        return Evidence(body.size_bytes, body.sha256 if single and known.checksum_sha256 else None, _etag(answer))
 
     def get(self, name: ObjectName, span: Span = WHOLE) -> Iterator[bytes]:
         """See Target."""
@@ -124,12 +148,12 @@ class S3Target:
             return
         ranged = {} if span == WHOLE else {"Range": f"bytes={span.offset}-{'' if span.stop is None else span.stop - 1}"}
         try:
-            answer = self._client.get_object(Bucket=self._bucket, Key=key, **ranged)
+            answer = self._of_first(self._client.get_object, key, **ranged)
         except (ClientError, BotoCoreError) as error:
             if isinstance(error, ClientError):
                 if status_of(error) == 416:
                     return  # the span begins at or past the end
-                if code_of(error) == "NoSuchKey":
+                if code_of(error) in _MISSING:
                     raise ObjectMissing(target=self._name, name=name) from error
                 if code_of(error) == "InvalidObjectState":
                     raise ObjectArchived(target=self._name, name=name) from error
@@ -158,7 +182,7 @@ class S3Target:
         if "ArchiveStatus" not in head:  # Intelligent-Tiering brings it back for good
             wanted["Days"] = RESTORED_DAYS
         try:
-            self._client.restore_object(Bucket=self._bucket, Key=self._key(name), RestoreRequest=wanted)
+            self._of_first(self._client.restore_object, self._key(name), RestoreRequest=wanted)
         except (ClientError, BotoCoreError) as error:
             if isinstance(error, ClientError) and code_of(error) == "RestoreAlreadyInProgress":
                 return Rehydration(Thaw.PENDING, seconds)
@@ -179,29 +203,78 @@ class S3Target:
 
     def list(self, prefix: str = "") -> Iterator[ObjectName]:
         """See Target. Objects that cannot be ours, such as a console's folder markers, are left out."""
+        for key in self._keys(self._prefix + prefix):
+            name = key[len(self._prefix) :]
+            if is_object_name(name):
+                yield ObjectName(name)
+
+    def _keys(self, prefix: str) -> Iterator[str]:
+        if self._versions.are_kept():
+            yield from self._versions.keys(prefix)
+            return
         more: dict[str, str] = {}
         while True:
-            page = self._call(
-                "listing", self._client.list_objects_v2, Bucket=self._bucket, Prefix=self._prefix + prefix, **more
-            )
-            for row in page.get("Contents", []):
-                name = str(row["Key"])[len(self._prefix) :]
-                if is_object_name(name):
-                    yield ObjectName(name)
+            page = self._call("listing", self._client.list_objects_v2, Bucket=self._bucket, Prefix=prefix, **more)
+            yield from (str(row["Key"]) for row in page.get("Contents", []))
             if not page.get("IsTruncated"):
                 return
             more = {"ContinuationToken": page["NextContinuationToken"]}
 
     def delete(self, name: ObjectName) -> None:
         """See Target."""
-        self._call("deleting an object", self._client.delete_object, Bucket=self._bucket, Key=self._key(checked(name)))
+        key = self._key(checked(name))
+        if self._versions.are_kept():
+            self._versions.remove(key, name)
+        else:
+            self._call("deleting an object", self._client.delete_object, Bucket=self._bucket, Key=key)
+
+    def retain(self, name: ObjectName, until: Instant) -> None:
+        """See Target. A lock in compliance mode keeps its mode."""
+        head = self._head_of(name)
+        if not self._capabilities().object_lock:
+            raise TargetRefused(target=self._name, why="locking an object: the bucket has no Object Lock")
+        present = lock_of(head, Instant(0))
+        if present is not None and present >= until:
+            return
+        firm = head.get("ObjectLockMode") == "COMPLIANCE" or (self._lock and self._lock.mode is LockMode.COMPLIANCE)
+        try:
+            change = self._at_first if self._versions.are_kept() else self._at_newest
+            change(
+                self._client.put_object_retention,
+                self._key(name),
+                Retention={"Mode": "COMPLIANCE" if firm else "GOVERNANCE", "RetainUntilDate": _datetime(until)},
+            )
+        except (ClientError, BotoCoreError) as error:
+            raise translate(error, self._name, "locking an object", self._clock) from error
+
+    def retained(self, name: ObjectName) -> Instant | None:
+        """See Target. Without the right to look at locks S3 shows none."""
+        return lock_of(self._head_of(name), self._clock.now())
 
     def close(self) -> None:
         """See Target."""
         self._parts.shutdown(wait=True, cancel_futures=True)
         self._client.close()
 
+    def _learn(self, known: Capabilities) -> None:
+        self._known = known
+        self._versions.learn(versioning=known.versioning)
+
     # -- putting --------------------------------------------------------------------------------------------
+
+    def _locks(self, known: Capabilities) -> dict[str, Any]:
+        """The lock of an object that is put now. Raises TargetRefused when it is wanted and cannot be had."""
+        if self._lock is None:
+            return {}
+        if not known.object_lock:
+            raise TargetRefused(
+                target=self._name,
+                why="lock_seconds is set, and the bucket has no Object Lock, or the credential may not ask "
+                "(s3:GetBucketObjectLockConfiguration). Set lock_seconds = 0, or use a bucket with Object Lock; then "
+                f"run `vna target test {self._name}`",
+            )
+        until = _datetime(self._lock.until(self._clock.now()))
+        return {"ObjectLockMode": self._lock.mode.value.upper(), "ObjectLockRetainUntilDate": until}
 
     def _capabilities(self) -> Capabilities:
         if self._known is None:
@@ -212,20 +285,26 @@ class S3Target:
             raise TargetUnavailable(target=self._name, why="it was not probed")
         return self._known
 
-    def _put_single(self, key: str, body: Body, known: Capabilities, conditions: Mapping[str, str]) -> str:
+    def _put_single(
+        self, key: str, body: Body, known: Capabilities, conditions: Mapping[str, Any]
+    ) -> Mapping[str, Any]:
         with Stretch(body) as reader:
             if known.checksum_sha256:
                 guard = {"ChecksumAlgorithm": "SHA256", "ChecksumSHA256": _base64(body.sha256)}
             else:
                 guard = {"ContentMD5": _base64(_digest(reader, "md5"))}
             with _own_failures(reader):
-                answer = self._client.put_object(Bucket=self._bucket, Key=key, Body=reader, **guard, **conditions)
-        return str(answer.get("ETag", ""))
+                answer: Mapping[str, Any] = self._client.put_object(
+                    Bucket=self._bucket, Key=key, Body=reader, **guard, **conditions
+                )
+        return answer
 
-    def _put_parts(self, key: str, body: Body, known: Capabilities, conditions: Mapping[str, str]) -> str:
+    def _put_parts(
+        self, key: str, body: Body, known: Capabilities, conditions: Mapping[str, Any], locks: Mapping[str, Any]
+    ) -> Mapping[str, Any]:
         algorithm = {"ChecksumAlgorithm": "SHA256"} if known.checksum_sha256 else {}
         upload = {"Bucket": self._bucket, "Key": key}
-        upload["UploadId"] = self._client.create_multipart_upload(**upload, **algorithm)["UploadId"]
+        upload["UploadId"] = self._client.create_multipart_upload(**upload, **algorithm, **locks)["UploadId"]
         done = False
         try:
             pieces = cut(body.size_bytes, max(self._limits.part_bytes, PART_BYTES_MIN), PARTS_MAX)
@@ -234,9 +313,11 @@ class S3Target:
                 for number, (offset, length) in enumerate(pieces, 1)
             ]
             parts = all_or_first_failure(futures)
-            answer = self._client.complete_multipart_upload(**upload, MultipartUpload={"Parts": parts}, **conditions)
+            answer: Mapping[str, Any] = self._client.complete_multipart_upload(
+                **upload, MultipartUpload={"Parts": parts}, **conditions
+            )
             done = True
-            return str(answer.get("ETag", ""))
+            return answer
         finally:
             if not done:
                 self._abort(upload)
@@ -273,7 +354,7 @@ class S3Target:
     def _head(self, key: str) -> Mapping[str, Any] | None:
         """The object's headers; None when there is no object or no bucket."""
         try:
-            head: Mapping[str, Any] = self._client.head_object(Bucket=self._bucket, Key=key, ChecksumMode="ENABLED")
+            head: Mapping[str, Any] = self._of_first(self._client.head_object, key, ChecksumMode="ENABLED")
         except ClientError as error:
             if status_of(error) == 404:
                 return None
@@ -281,6 +362,37 @@ class S3Target:
         except BotoCoreError as error:
             raise translate(error, self._name, "asking for an object", self._clock) from error
         return head
+
+    def _of_first(self, operation: Callable[..., Any], key: str, **parameters: Any) -> Any:
+        """One request about an object, where versions are kept about its first one. Raises what botocore raises.
+
+        Raises TargetError when that is not to be found out.
+        """
+        if not self._versions.are_kept():
+            return self._at_newest(operation, key, **parameters)
+        try:
+            return self._at_first(operation, key, **parameters)
+        except ClientError as error:
+            if status_of(error) != 403:
+                raise
+            # It may read objects and not versions, as many a policy has it. Else this is refused, too.
+            found = self._at_newest(operation, key, **parameters)
+            self._versions.not_readable()
+            return found
+
+    def _at_newest(self, operation: Callable[..., Any], key: str, **parameters: Any) -> Any:
+        return operation(Bucket=self._bucket, Key=key, **parameters)
+
+    def _at_first(self, operation: Callable[..., Any], key: str, **parameters: Any) -> Any:
+        """The same, and never about another version."""
+        remembered = self._versions.first(key)
+        try:
+            return operation(Bucket=self._bucket, Key=key, **_version(remembered), **parameters)
+        except ClientError as error:
+            if remembered is None or status_of(error) != 404:
+                raise
+            self._versions.forget(key)  # it may be gone, and another one there
+            return operation(Bucket=self._bucket, Key=key, **_version(self._versions.first(key)), **parameters)
 
     def _head_of_taken(self, key: str) -> Mapping[str, Any]:
         head = self._head(key)
@@ -353,6 +465,19 @@ def _client(address: S3Address, credentials: S3Credentials, limits: Limits) -> A
         verify=reach.ca_file or None,
         config=config,
     )
+
+
+def _etag(answer: Mapping[str, Any]) -> str:
+    return str(answer.get("ETag", ""))
+
+
+def _version(first: str | None) -> dict[str, str]:
+    """As a parameter. Without one the server itself says that there is nothing."""
+    return {} if first is None else {"VersionId": first}
+
+
+def _datetime(until: Instant) -> dt.datetime:
+    return dt.datetime.fromtimestamp(until // NANOSECONDS, dt.UTC)
 
 
 def _base64(digest: bytes) -> str:

@@ -57,6 +57,10 @@ _HINTS = {
 _PERMANENT_5XX = frozenset({501, 505, 507})
 
 
+NOT_TOLD = frozenset({400, 403, 404, 405, 409, 501})
+"""How servers say that they lack a read-only call about a bucket, that it is not configured, or not ours to ask."""
+
+
 def code_of(error: ClientError) -> str:
     """S3's name for it; HEAD has no body, so there it is the status as text."""
     return str(error.response.get("Error", {}).get("Code", ""))

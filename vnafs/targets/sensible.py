@@ -12,9 +12,11 @@ import contextlib
 import logging
 from collections.abc import Iterator
 
+from vnafs.domain.clock import Instant
 from vnafs.domain.copies import Capabilities, Evidence
 from vnafs.domain.errors import TargetUnavailable
 from vnafs.domain.ids import WHOLE, ObjectName, Span, TargetName
+from vnafs.domain.locks import Powers
 from vnafs.domain.rehydration import Rehydration
 from vnafs.targets.names import checked
 from vnafs.targets.port import Body, Target
@@ -42,6 +44,11 @@ class SensibleTarget:
         """See Target."""
         with self._told_apart("probing"):
             return self._inner.probe()
+
+    def powers(self) -> Powers:
+        """See Target."""
+        with self._told_apart("probing the credential"):
+            return self._inner.powers()
 
     def put(self, name: ObjectName, body: Body) -> Evidence:
         """See Target."""
@@ -83,6 +90,18 @@ class SensibleTarget:
         checked(name)  # a caller's mistake, not the server's
         with self._told_apart("deleting an object"):
             self._inner.delete(name)
+
+    def retain(self, name: ObjectName, until: Instant) -> None:
+        """See Target."""
+        checked(name)  # a caller's mistake, not the server's
+        with self._told_apart("locking an object"):
+            self._inner.retain(name, until)
+
+    def retained(self, name: ObjectName) -> Instant | None:
+        """See Target."""
+        checked(name)  # a caller's mistake, not the server's
+        with self._told_apart("asking for a lock"):
+            return self._inner.retained(name)
 
     def close(self) -> None:
         """See Target."""

@@ -6,9 +6,10 @@ import contextlib
 import threading
 from collections.abc import Iterator
 
-from vnafs.domain.clock import Clock
+from vnafs.domain.clock import Clock, Instant
 from vnafs.domain.copies import Capabilities, Evidence
 from vnafs.domain.ids import WHOLE, ObjectName, Span, TargetName
+from vnafs.domain.locks import Powers
 from vnafs.domain.rehydration import Rehydration
 from vnafs.targets.limits import Limits
 from vnafs.targets.port import Body, Target
@@ -59,6 +60,11 @@ class ThrottledTarget:
         with self._places:
             return self._inner.probe()
 
+    def powers(self) -> Powers:
+        """See Target."""
+        with self._places:
+            return self._inner.powers()
+
     def put(self, name: ObjectName, body: Body) -> Evidence:
         """See Target."""
         with self._places:
@@ -91,6 +97,16 @@ class ThrottledTarget:
         """See Target."""
         with self._places:
             self._inner.delete(name)
+
+    def retain(self, name: ObjectName, until: Instant) -> None:
+        """See Target."""
+        with self._places:
+            self._inner.retain(name, until)
+
+    def retained(self, name: ObjectName) -> Instant | None:
+        """See Target."""
+        with self._places:
+            return self._inner.retained(name)
 
     def close(self) -> None:
         """See Target."""

@@ -15,7 +15,7 @@ from typing import Protocol, TypeVar
 
 from vnafs.domain.clock import Clock
 from vnafs.domain.copies import Capabilities
-from vnafs.domain.errors import Damaged, ObjectExists, StorageFailed, Superseded, TargetError, VnaError
+from vnafs.domain.errors import Damaged, ObjectExists, ObjectStays, StorageFailed, Superseded, TargetError, VnaError
 from vnafs.domain.faults import Faults
 from vnafs.domain.ids import ObjectName, TargetName
 from vnafs.index import meta
@@ -260,12 +260,22 @@ class Manifests:
                 if self._keys is not None:
                     yield send.name, 0, _mended(functools.partial(self._look_at_keys, self._keys, send))
                 for name in send.needed():
-                    size_bytes, was_wrong = _mended(functools.partial(send.look_again, name))
+                    try:
+                        size_bytes, was_wrong = _mended(functools.partial(send.look_again, name))
+                    except ObjectStays as problem:
+                        log.error("manifest.stays", extra={"target": send.name, "why": str(problem)})  # noqa: TRY400 - it is an answer
+                        size_bytes, was_wrong = 0, True
                     yield send.name, size_bytes, was_wrong
             except Superseded as problem:
                 self._stop_for(str(problem))
             except (VnaError, OSError) as problem:
                 log.warning("manifest.not_looked_at", extra={"target": send.name, "why": str(problem)})
+
+    def needed(self, number: int) -> Iterator[ObjectName]:
+        """What a restore from one target needs, and it has; nothing while a snapshot is on its way. Raises VnaError."""
+        for send in self._current():
+            if send.number == number:
+                yield from send.needed()
 
     @staticmethod
     def _look_at_keys(keys: Keys, send: Send) -> bool:

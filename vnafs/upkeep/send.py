@@ -23,6 +23,7 @@ from vnafs.domain.ids import ObjectName, Sha256, Span, TargetName
 from vnafs.index.engine import Engine
 from vnafs.pipeline.keys import Keys
 from vnafs.targets.body import BytesBody
+from vnafs.targets.discarding import discard
 from vnafs.targets.port import Target
 from vnafs.targets.verifying import verify
 from vnafs.upkeep.heads import head_of
@@ -193,7 +194,7 @@ class Send:
             self._put_bytes(name, self._read(name))
         except Damaged:
             self._look_at(name, self._read(name))
-            self.target.delete(name)
+            discard(self.target, name)
             self._put_bytes(name, self._read(name))
         else:
             return body.size_bytes, False
@@ -302,7 +303,7 @@ class Send:
         except (ObjectExists, Damaged):
             self._look_at(name, data)
             # Not another's, so it is what became of ours: by its name it counts for nothing.
-            self.target.delete(name)
+            discard(self.target, name)
             raise
 
     def _look_at(self, name: ObjectName, ours: bytes | None = None) -> None:
