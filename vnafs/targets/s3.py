@@ -19,6 +19,7 @@ import logging
 import os
 import threading
 from collections.abc import Callable, Iterator, Mapping
+from types import MappingProxyType
 from typing import Any, TypeVar
 
 import boto3
@@ -212,7 +213,7 @@ class S3Target:
             raise TargetUnavailable(target=self._name, why="it was not probed")
         return self._known
 
-    def _put_single(self, key: str, body: Body, known: Capabilities, conditions: Mapping[str, str]) -> str:
+    def _put_single(self, key: str, body: Body, known: Capabilities, conditions: Mapping[str, object]) -> str:
         with Stretch(body) as reader:
             if known.checksum_sha256:
                 guard = {"ChecksumAlgorithm": "SHA256", "ChecksumSHA256": _base64(body.sha256)}
@@ -222,10 +223,17 @@ class S3Target:
                 answer = self._client.put_object(Bucket=self._bucket, Key=key, Body=reader, **guard, **conditions)
         return str(answer.get("ETag", ""))
 
-    def _put_parts(self, key: str, body: Body, known: Capabilities, conditions: Mapping[str, str]) -> str:
+    def _put_parts(
+        self,
+        key: str,
+        body: Body,
+        known: Capabilities,
+        conditions: Mapping[str, str],
+        described: Mapping[str, object] = MappingProxyType({}),
+    ) -> str:
         algorithm = {"ChecksumAlgorithm": "SHA256"} if known.checksum_sha256 else {}
         upload = {"Bucket": self._bucket, "Key": key}
-        upload["UploadId"] = self._client.create_multipart_upload(**upload, **algorithm)["UploadId"]
+        upload["UploadId"] = self._client.create_multipart_upload(**upload, **algorithm, **described)["UploadId"]
         done = False
         try:
             pieces = cut(body.size_bytes, max(self._limits.part_bytes, PART_BYTES_MIN), PARTS_MAX)
