@@ -25,6 +25,11 @@ def rebuilt(objects: Mapping[str, bytes]) -> dict[bytes, dict[str, Any]]:
         assert first.pop("vnafs_mirror") == 1
         folder = unquote_to_bytes(first.pop("path"))
         tree.setdefault(folder, {})["own"] = first
+        for line in (first, *rest):
+            if "xattrs" in line:
+                line["xattrs"] = {
+                    unquote_to_bytes(key): base64.b64decode(value) for key, value in line["xattrs"].items()
+                }
         for line in rest:
             path = b"/".join(filter(None, (folder, unquote_to_bytes(line.pop("name")))))
             found = tree.setdefault(path, {})
@@ -36,10 +41,6 @@ def rebuilt(objects: Mapping[str, bytes]) -> dict[bytes, dict[str, Any]]:
                 found["bytes"] = objects[held]
                 if not held.startswith(".vna-long/"):  # a name can be read without metadata
                     assert unquote_to_bytes(held) == path
-            if "xattrs" in line:
-                line["xattrs"] = {
-                    unquote_to_bytes(key): base64.b64decode(value) for key, value in line["xattrs"].items()
-                }
             if "target" in line:
                 line["target"] = unquote_to_bytes(line["target"])
             found |= line

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from appliance.cli import console as shown
-from appliance.cli import drills
+from appliance.cli import drills, mirrors
 from appliance.cli.asking import Asking
 from vnafs.domain.errors import DaemonUnreachable, VnaError
 from vnafs.domain.files import FileState
@@ -27,6 +27,7 @@ def status(args: argparse.Namespace, asking: Asking) -> int:
         return _file_status(args.path, asking)
     mount, tierd = asking.mount().call("mount.status"), asking.tierd().call("tiering.status")
     answer = {"archive": asking.configuration.archive, "mount": asking.configuration.mount, **mount, **tierd}
+    answer["mirrors"] = asking.tierd().call("mirrors.status")
 
     def show() -> None:
         say = asking.console.say
@@ -75,6 +76,7 @@ def status(args: argparse.Namespace, asking: Asking) -> int:
                 for t in answer["targets"]
             ],
         )
+        mirrors.table(asking, answer["mirrors"])
 
     asking.console.result(answer, show)
     return DONE

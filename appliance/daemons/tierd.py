@@ -13,15 +13,16 @@ from collections.abc import Mapping
 from typing import NoReturn
 
 from appliance import config, keys, system
-from appliance.config import Configuration, TargetSettings
+from appliance.config import Configuration, MirrorSettings, TargetSettings
 from appliance.control.client import ControlClient
+from appliance.control.mirrors import mirror_methods
 from appliance.control.recall import recall_methods
 from appliance.control.receipts import receipt_methods
 from appliance.control.server import ControlServer
 from appliance.control.tiering import TieringControl
 from appliance.control.tree import TreeClient
 from vnafs import store as archive_store
-from vnafs.domain.clock import SystemClock
+from vnafs.domain.clock import Clock, SystemClock
 from vnafs.domain.copies import Capabilities
 from vnafs.domain.errors import ConfigurationInvalid, InvalidArgument, NotFound
 from vnafs.domain.faults import Faults
@@ -32,8 +33,10 @@ from vnafs.receipts.timestamps import TimestampService
 from vnafs.targets.address import Address, parse_address
 from vnafs.targets.credentials import Credentials, find_credentials
 from vnafs.targets.limits import Limits
-from vnafs.targets.open import open_target
+from vnafs.targets.open import open_mirror, open_target
 from vnafs.targets.port import Target
+from vnafs.upkeep.mirroring import MirrorRules
+from vnafs.upkeep.mirrors import WantedMirror
 from vnafs.upkeep.scrub import ScrubSettings
 
 log = logging.getLogger(__name__)
@@ -58,6 +61,7 @@ def run(configuration: Configuration, environ: Mapping[str, str], faults: Faults
     # A lease that is broken while it is held sends SIGIO, whose default is to end the process (fcntl(2)).
     signal.signal(signal.SIGIO, signal.SIG_IGN)
     wanted = destinations(configuration, environ)
+    _mirror_places(configuration, environ)
     secret = keys.secret(configuration, environ)
     service = _timestamp_service(configuration)
     system.raise_open_files()
@@ -81,6 +85,7 @@ def run(configuration: Configuration, environ: Mapping[str, str], faults: Faults
 
     def superseded(why: str) -> None:
         tiering.suspend(why)
+        mirrors.suspend(why)
         scrub.stop()
         tree.supersede(why)
 
@@ -107,6 +112,8 @@ def run(configuration: Configuration, environ: Mapping[str, str], faults: Faults
         clock=clock,
         fatal=_end,
     )
+    mirrors = archive_store.open_mirrors(archive, namespace, tiering, clock=clock, faults=faults, fatal=_end)
+    wanted_mirrors = functools.partial(_mirrors, engine=namespace, environ=environ, clock=clock)
     control = TieringControl(
         tiering,
         manifests,
@@ -130,18 +137,25 @@ def run(configuration: Configuration, environ: Mapping[str, str], faults: Faults
     tiering.set_targets(wanted)
     server = ControlServer(
         os.path.join(configuration.folder("run"), "tierd.sock"),
-        [*recall_methods(tiering.recaller), *control.methods(), *receipt_methods(issuer)],
+        [
+            *recall_methods(tiering.recaller),
+            *control.methods(),
+            *receipt_methods(issuer),
+            *mirror_methods(mirrors, reload=lambda: mirrors.follow(wanted_mirrors(config.load(archive)))),
+        ],
     )
     if not manifests.compare():
         scrub.start()
     tiering.start()
     server.start()
     manifests.start()
+    if not manifests.rival:
+        mirrors.follow(wanted_mirrors(configuration))
     log.info("tierd.ready", extra={"targets": len(wanted)})
     signal.sigwait(system.STOPPING)
     log.info("tierd.stopping")
     answered = server.close(ANSWERS_SECONDS_MAX)
-    ended = [manifests.stop(), scrub.stop(), tiering.stop()]
+    ended = [mirrors.stop(), manifests.stop(), scrub.stop(), tiering.stop()]
     if not all(ended) or not answered:
         _abandon(engine)
     engine.close()
@@ -203,6 +217,43 @@ def _open(target: TargetSettings, address: Address, credentials: Credentials, kn
         attempts_max=2,  # the replicator has its own patience, and a reader wants the next copy
     )
     return open_target(TargetName(target.name), address, credentials, SystemClock(), limits, known)
+
+
+def _mirror_places(
+    configuration: Configuration, environ: Mapping[str, str]
+) -> dict[TargetName, tuple[MirrorSettings, Address, Credentials]]:
+    """Where the configured mirrors are. Raises ConfigurationInvalid."""
+    found = {}
+    for number, mirror in enumerate(configuration.mirrors):
+        key = f"mirror[{number}]"
+        address = parse_address(mirror.url, file=configuration.file, key=f"{key}.url")
+        credentials = find_credentials(
+            address, file=mirror.credentials_file, environ=environ, key=f"{key}.credentials_file"
+        )
+        found[TargetName(mirror.name)] = mirror, address, credentials
+    return found
+
+
+def _mirrors(
+    configuration: Configuration, *, engine: Engine, environ: Mapping[str, str], clock: Clock
+) -> dict[TargetName, WantedMirror]:
+    """The configured mirrors, ready to be opened. Raises ConfigurationInvalid."""
+    identity = archive_store.archive_id(engine, configuration.archive)
+    found = {}
+    for name, (mirror, address, credentials) in _mirror_places(configuration, environ).items():
+        limits = Limits(requests_max=mirror.transfers_max * 2, attempts_max=1)  # mirroring has its own patience
+        rules = MirrorRules(
+            mirror.url,
+            mirror.repositories,
+            mirror.plain,
+            keeps_removed=mirror.removals == "keep",
+            harm_seconds=mirror.removals_after_seconds,
+            transfers_max=mirror.transfers_max,
+            bytes_per_second_max=mirror.bytes_per_second_max,
+        )
+        opened = functools.partial(open_mirror, name, address, credentials, identity, clock, limits)
+        found[name] = WantedMirror(rules, opened)
+    return found
 
 
 def tiering_settings(configuration: Configuration, identity: bytes) -> TieringSettings:

@@ -119,7 +119,7 @@ class Mirrored(World):
             assert have["type"] == wanted["type"]
             assert (told["mode"], told["uid"], told["gid"]) == (f"{stat.S_IMODE(row.mode):04o}", row.uid, row.gid)
             assert told["mtime_ns"] == row.mtime_ns, path
-            assert told.get("xattrs", {}) == wanted["xattrs"]
+            assert told.get("xattrs", {}) == wanted["xattrs"], (path, told, wanted)
             if row.is_symlink:
                 assert have["target"] == self.fs.readlink(wanted["inode"])
             if row.is_file:

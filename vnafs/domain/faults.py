@@ -71,6 +71,11 @@ RARE_POINTS: tuple[str, ...] = (
     # rollback: names become what they were, a bounded number at a time
     "rollback.step",
     "rollback.cleared",
+    # mirror: a plain mirror follows the tree; only where there is one
+    "mirror.noted",
+    "mirror.staged",
+    "mirror.put",
+    "mirror.removed",
 )
 
 

@@ -13,7 +13,9 @@ from vnafs.domain.ids import TargetName
 from vnafs.targets.address import Address, AzureAddress, DirectoryAddress, S3Address
 from vnafs.targets.credentials import AzureCredentials, Credentials, S3Credentials
 from vnafs.targets.directory import DirectoryTarget
+from vnafs.targets.directory_mirror import DirectoryMirror
 from vnafs.targets.limits import Limits
+from vnafs.targets.mirror import Mirror
 from vnafs.targets.port import Target
 from vnafs.targets.retrying import RetryingTarget
 from vnafs.targets.sensible import SensibleTarget
@@ -64,4 +66,28 @@ def open_adapter(
         value=type(credentials).__name__,
         why="these credentials do not fit the target's URL",
         fix="Name a credentials file with the keys of that provider",
+    )
+
+
+def open_mirror(
+    name: TargetName,
+    address: Address,
+    credentials: Credentials,
+    archive: bytes,
+    clock: Clock,
+    limits: Limits,
+) -> Mirror:
+    """A plain mirror of the archive with that id. Raises ConfigurationInvalid where there is no such thing."""
+    if isinstance(address, DirectoryAddress):
+        return DirectoryMirror(name, address.path, archive, clock)
+    if isinstance(address, S3Address) and isinstance(credentials, S3Credentials):
+        from vnafs.targets.s3_mirror import S3Mirror  # noqa: PLC0415  # large library, see above
+
+        return S3Mirror(name, address, credentials, archive, clock, limits)
+    raise ConfigurationInvalid(
+        file="",
+        key=f"mirror {name}",
+        value=type(credentials).__name__,
+        why="a mirror is a directory or an S3 bucket, with credentials for it",
+        fix="Write file:// or s3://, and name a credentials file with the keys of that provider",
     )

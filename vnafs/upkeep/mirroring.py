@@ -165,7 +165,8 @@ class Mirroring:
         self._failures = 0
         self._not_before = clock.monotonic()
         self._said = clock.monotonic()
-        self._is_begun = False
+        self.is_begun = False
+        """The place was seen to be this mirror, in this run."""
         self._serial = 0
         self._stopping = threading.Event()
         self._wake = threading.Event()
@@ -229,7 +230,7 @@ class Mirroring:
         Without `start` the mirror is changed in this thread.
         """
         try:
-            if not self._is_begun:
+            if not self.is_begun:
                 if self._clock.monotonic() < self._not_before:
                     return False
                 self._begin()
@@ -348,7 +349,7 @@ class Mirroring:
             if self._note_chosen(tx, view):
                 feeds.set_cursor(tx, FOLLOWER, view.feed_end())
                 Errands(tx, view, self._clock.now(), keeps_removed=False, harm_seconds=0.0).walk_later(())
-        self._is_begun = True
+        self.is_begun = True
         self._succeeded()
 
     def _note_chosen(self, tx: Transaction, view: View) -> bool:
@@ -376,12 +377,23 @@ class Mirroring:
         text = name.split("/")
         parts = tuple(unescaped(part) for part in text[:-1])
         now = self._clock.now()
+        for depth in range(len(parts)):  # a folder is found by its name in the one above, or by a walk
+            place = Place(mirrored.put_path(tx, parts[:depth]), parts[depth])
+            known = mirrored.find(tx, place)
+            if known is None:
+                mirrored.put(tx, place, Mirrored(Kind.FOLDER))
+            elif known.kind is not Kind.FOLDER:
+                below = Place(mirrored.put_path(tx, parts[: depth + 1]), b"")
+                mirrored.mark(tx, below, now, work=Work.WALK | Work.METADATA)
         if text[-1] == METADATA and metadata_name(parts) == name:
             place = Place(mirrored.put_path(tx, parts), b"")
             mirrored.put(tx, place, Mirrored(Kind.METADATA, is_present=True, is_in_doubt=True))
             mirrored.mark(tx, place, now, work=Work.METADATA)
         elif parts and object_name((*parts, unescaped(text[-1]))) == name:
             place = Place(mirrored.put_path(tx, parts), unescaped(text[-1]))
+            if mirrored.find(tx, place) is not None:  # objects below it were seen already
+                below = Place(mirrored.put_path(tx, (*parts, place.leaf)), b"")
+                mirrored.mark(tx, below, now, work=Work.WALK | Work.METADATA)
             mirrored.put(tx, place, Mirrored(Kind.FILE, is_present=True, is_in_doubt=True))
             mirrored.mark(tx, place, now)
 
