@@ -260,6 +260,8 @@ def _mirror(parser: argparse.ArgumentParser, common: argparse.ArgumentParser) ->
     add.add_argument("--plain", action="store_true", help="encrypted repositories too, in plain text")
     about = "keep: what is removed or renamed in the tree stays"
     add.add_argument("--removals", default="follow", choices=["follow", "keep"], help=about)
+    about = "overwrite and remove so long after the tree changed (60)"
+    add.add_argument("--removals-after", type=float, metavar="SECONDS", help=about)
     add.add_argument("--credentials-file", default="", metavar="FILE")
     add.set_defaults(run=mirrors.add)
     for name, run in (("test", mirrors.test), ("remove", mirrors.remove)):

@@ -36,6 +36,8 @@ def add(args: argparse.Namespace, asking: Asking) -> int:
         table["plain"] = True
     if args.removals != "follow":
         table["removals"] = args.removals
+    if args.removals_after is not None:
+        table["removals_after_seconds"] = args.removals_after
     if file:
         table["credentials_file"] = file
     document = _read(asking)

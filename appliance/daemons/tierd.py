@@ -33,6 +33,7 @@ from vnafs.receipts.timestamps import TimestampService
 from vnafs.targets.address import Address, parse_address
 from vnafs.targets.credentials import Credentials, find_credentials
 from vnafs.targets.limits import Limits
+from vnafs.targets.mirror import Mirror
 from vnafs.targets.open import open_mirror, open_target
 from vnafs.targets.port import Target
 from vnafs.upkeep.mirroring import MirrorRules
@@ -61,7 +62,6 @@ def run(configuration: Configuration, environ: Mapping[str, str], faults: Faults
     # A lease that is broken while it is held sends SIGIO, whose default is to end the process (fcntl(2)).
     signal.signal(signal.SIGIO, signal.SIG_IGN)
     wanted = destinations(configuration, environ)
-    _mirror_places(configuration, environ)
     secret = keys.secret(configuration, environ)
     service = _timestamp_service(configuration)
     system.raise_open_files()
@@ -219,29 +219,13 @@ def _open(target: TargetSettings, address: Address, credentials: Credentials, kn
     return open_target(TargetName(target.name), address, credentials, SystemClock(), limits, known)
 
 
-def _mirror_places(
-    configuration: Configuration, environ: Mapping[str, str]
-) -> dict[TargetName, tuple[MirrorSettings, Address, Credentials]]:
-    """Where the configured mirrors are. Raises ConfigurationInvalid."""
-    found = {}
-    for number, mirror in enumerate(configuration.mirrors):
-        key = f"mirror[{number}]"
-        address = parse_address(mirror.url, file=configuration.file, key=f"{key}.url")
-        credentials = find_credentials(
-            address, file=mirror.credentials_file, environ=environ, key=f"{key}.credentials_file"
-        )
-        found[TargetName(mirror.name)] = mirror, address, credentials
-    return found
-
-
 def _mirrors(
     configuration: Configuration, *, engine: Engine, environ: Mapping[str, str], clock: Clock
 ) -> dict[TargetName, WantedMirror]:
-    """The configured mirrors, ready to be opened. Raises ConfigurationInvalid."""
+    """The configured mirrors. What is wrong with one shows when it is opened, and holds up nothing else."""
     identity = archive_store.archive_id(engine, configuration.archive)
     found = {}
-    for name, (mirror, address, credentials) in _mirror_places(configuration, environ).items():
-        limits = Limits(requests_max=mirror.transfers_max * 2, attempts_max=1)  # mirroring has its own patience
+    for number, mirror in enumerate(configuration.mirrors):
         rules = MirrorRules(
             mirror.url,
             mirror.repositories,
@@ -251,9 +235,23 @@ def _mirrors(
             transfers_max=mirror.transfers_max,
             bytes_per_second_max=mirror.bytes_per_second_max,
         )
-        opened = functools.partial(open_mirror, name, address, credentials, identity, clock, limits)
-        found[name] = WantedMirror(rules, opened)
+        opened = functools.partial(
+            _open_mirror, mirror, configuration.file, f"mirror[{number}]", environ, identity, clock
+        )
+        found[TargetName(mirror.name)] = WantedMirror(rules, opened)
     return found
+
+
+def _open_mirror(
+    mirror: MirrorSettings, file: str, key: str, environ: Mapping[str, str], identity: bytes, clock: Clock
+) -> Mirror:
+    """Raises ConfigurationInvalid."""
+    address = parse_address(mirror.url, file=file, key=f"{key}.url")
+    credentials = find_credentials(
+        address, file=mirror.credentials_file, environ=environ, key=f"{key}.credentials_file"
+    )
+    limits = Limits(requests_max=mirror.transfers_max * 2, attempts_max=1)  # mirroring has its own patience
+    return open_mirror(TargetName(mirror.name), address, credentials, identity, clock, limits)
 
 
 def tiering_settings(configuration: Configuration, identity: bytes) -> TieringSettings:

@@ -12,7 +12,7 @@ from tests.contract.test_target import BreakingBody
 from tests.mirrormemory import MemoryMirror
 from tests.servers.endpoints import S3Endpoint
 from vnafs.domain.clock import SystemClock
-from vnafs.domain.errors import TargetRefused, TargetUnavailable
+from vnafs.domain.errors import TargetError, TargetRefused, TargetUnavailable
 from vnafs.domain.ids import TargetName
 from vnafs.domain.plainnames import METADATA, object_name
 from vnafs.targets.address import S3Address, parse_address
@@ -175,6 +175,30 @@ def test_a_place_that_is_not_empty_is_refused(place: Place) -> None:
     with pytest.raises(TargetRefused, match="not empty"):
         place.opener(ARCHIVE).probe(known=False)
     assert place.objects() == {"somebody/else.txt": b"mine"}
+
+
+def test_what_a_killed_process_left_is_removed(tmp_path: os.PathLike[str]) -> None:
+    place = directory_place(os.path.join(tmp_path, "mirror"))
+    mirror = place.opener(ARCHIVE)
+    mirror.probe(known=False)
+    mirror.replace("r/a", BytesBody(b"1"), MTIME_NS)
+    place.spoil(".vnafs-incoming/0123.part", b"half")
+    place.opener(ARCHIVE).probe(known=True)
+    assert place.objects() == {"r/a": b"1"}
+
+
+def test_nothing_is_written_through_links_that_others_put_there(tmp_path: os.PathLike[str]) -> None:
+    place = directory_place(os.path.join(tmp_path, "mirror"))
+    mirror = place.opener(ARCHIVE)
+    mirror.probe(known=False)
+    os.mkdir(os.path.join(tmp_path, "outside"))
+    os.symlink(os.path.join(tmp_path, "outside"), os.path.join(tmp_path, "mirror", "r"))
+    with pytest.raises(TargetError):
+        mirror.replace("r/a", BytesBody(b"1"), MTIME_NS)
+    with open(os.path.join(tmp_path, "outside", "a"), "wb") as file:
+        file.write(b"somebody's")
+    mirror.remove("r/a")
+    assert os.listdir(os.path.join(tmp_path, "outside")) == ["a"]
 
 
 def test_the_mirror_of_another_archive_is_refused(place: Place, mirror: Mirror) -> None:

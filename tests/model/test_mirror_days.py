@@ -12,7 +12,7 @@ from tests.model.pipelineworld import SOMEBODY
 from vnafs.domain.repositories import OnTrip
 from vnafs.fs.attributes import AttributeChanges
 from vnafs.fs.repositories import put_rules
-from vnafs.index import feeds
+from vnafs.index import feeds, meta
 from vnafs.targets.faulty import Fault
 from vnafs.upkeep.mirroring import MirrorRules
 
@@ -262,6 +262,23 @@ def test_rows_that_were_lost_are_found_on_the_mirror(world: Mirrored) -> None:
     world.begin()
     world.settled()
     assert "share/d/b" not in world.objects()
+    world.check()
+
+
+def test_a_mirror_that_is_ahead_of_an_archive_that_went_on_from_the_past_becomes_like_it(world: Mirrored) -> None:
+    world.write(b"same", b"0")
+    world.write(b"overwritten", b"1")
+    world.write(b"removed", b"2")
+    world.settled()
+    world.place.objects["share/overwritten"] = b"of a future that was lost"
+    world.place.objects["share/made"] = b"then, too"
+    world.place.objects["share/d/made"] = b"then, too"
+    del world.place.objects["share/removed"]
+    world.feed(lambda tx: meta.set_int(tx, meta.EPOCH, 7))
+    world.die()
+    world.begin()
+    world.settled()
+    assert world.objects() == {"share/same": b"0", "share/overwritten": b"1", "share/removed": b"2"}
     world.check()
 
 

@@ -457,6 +457,9 @@ def mirrored(folder: bytes, leaf: bytes) -> bytes:
     return b"O" + folder + leaf
 
 
+MIRRORED = b"O"
+
+
 def mirrored_in(folder: bytes) -> bytes:
     """O: prefix of all names in a folder; the folder's own row is first."""
     return b"O" + folder
@@ -511,6 +514,11 @@ WAITING = b"H"
 def waiting_of(key: bytes) -> tuple[RepositoryId, bytes, bytes]:
     """The parts of an H row."""
     return RepositoryId(int.from_bytes(key[1:9], "big")), bytes(key[9:25]), bytes(key[25:])
+
+
+def mirrored_of(key: bytes) -> tuple[bytes, bytes]:
+    """The folder and leaf of an O row."""
+    return bytes(key[1:17]), bytes(key[17:])
 
 
 def mirrored_leaf(key: bytes) -> bytes:

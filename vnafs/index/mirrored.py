@@ -17,7 +17,7 @@ from typing import NamedTuple
 from vnafs.domain.clock import Instant
 from vnafs.domain.ids import Inode, RepositoryId, Sha256
 from vnafs.index import keys, meta
-from vnafs.index.engine import Reader, Transaction, prefix_stop
+from vnafs.index.engine import Engine, Reader, Transaction, in_batches, prefix_stop
 from vnafs.index.records import RecordType
 
 FOLDER_BYTES = 16
@@ -183,6 +183,17 @@ def every_in(reader: Reader, folder: bytes, after: bytes) -> Iterator[tuple[byte
     prefix = keys.mirrored_in(folder)
     for key, raw in reader.scan(prefix + after + b"\0", prefix_stop(prefix)):
         yield keys.mirrored_leaf(key), _decoded(raw)
+
+
+def doubted(engine: Engine, now: Instant, rows_max: int) -> None:
+    """Trust nothing of what the mirror is said to have: everything is to be looked at."""
+    for batch in in_batches(engine, keys.MIRRORED, rows_max):
+        with engine.write() as tx:
+            for key, raw in batch:
+                place, row = Place(*keys.mirrored_of(key)), _decoded(raw)
+                if row.is_present:
+                    put(tx, place, dataclasses.replace(row, is_in_doubt=True))
+                    mark(tx, place, now, work=Work.NAME if place.leaf else Work.METADATA)
 
 
 # -- errands -------------------------------------------------------------------------------------------------

@@ -15,7 +15,7 @@ import json
 import os
 from collections.abc import Iterator
 
-from vnafs.domain.clock import NANOSECONDS, Clock
+from vnafs.domain.clock import Clock
 from vnafs.domain.errors import Damaged, ObjectExists, TargetError, TargetRefused, TargetUnavailable
 from vnafs.domain.ids import TargetName
 from vnafs.targets.body import BLOCK_BYTES, BytesBody, Stretch
@@ -24,7 +24,6 @@ from vnafs.targets.port import Body
 
 INCOMING = ".vnafs-incoming"
 """Files being written, below the top so on its file system."""
-LEFTOVER_SECONDS_MIN = 24 * 3600
 ATTEMPTS_MAX = 4
 """A directory may be removed, being empty, between being found and being used."""
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
@@ -40,6 +39,8 @@ class DirectoryMirror:
         self._root = root
         self._archive = archive.hex()
         self._clock = clock
+        self._run = os.urandom(6).hex()
+        """Begins the names of files that are being written; an archive has one process that writes to its mirror."""
 
     @property
     def name(self) -> TargetName:
@@ -47,17 +48,12 @@ class DirectoryMirror:
         return self._name
 
     def probe(self, *, known: bool) -> bool:
-        """See Mirror. Also removes what interrupted calls left a day ago."""
+        """See Mirror. Also removes what interrupted calls of other processes left."""
         was_one = True
         with self._translated("looking at the directory"):
-            try:
-                os.mkdir(self._root, 0o700)
-            except FileExistsError:
-                pass
-            except FileNotFoundError:
-                raise TargetUnavailable(
-                    target=self._name, why=f"the parent of {self._root} does not exist; is the disk mounted?"
-                ) from None
+            if not known:
+                with contextlib.suppress(FileExistsError):
+                    os.mkdir(self._root, 0o700)
             top = os.open(self._root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
             try:
                 if self._marked(top) is None:
@@ -74,7 +70,7 @@ class DirectoryMirror:
         parent, _, leaf = name.rpartition("/")
         with self._place() as place, Stretch(body) as reader, self._translated("writing", local=reader):
             incoming = _ensured(place, INCOMING)
-            temporary = f"{os.urandom(12).hex()}.part"
+            temporary = f"{self._run}{os.urandom(6).hex()}.part"
             try:
                 _write(incoming, temporary, reader, mtime_ns)
                 self._compare(incoming, temporary, body)
@@ -201,12 +197,10 @@ class DirectoryMirror:
 
     def _clear_leftovers(self, place: int) -> None:
         incoming = _ensured(place, INCOMING)
-        before = self._clock.now() - LEFTOVER_SECONDS_MIN * NANOSECONDS
         try:
             for leaf in os.listdir(incoming):
-                with contextlib.suppress(FileNotFoundError):
-                    if os.stat(leaf, dir_fd=incoming, follow_symlinks=False).st_ctime_ns < before:
-                        os.unlink(leaf, dir_fd=incoming)
+                if not leaf.startswith(self._run):
+                    _unlink(incoming, leaf)
         finally:
             os.close(incoming)
 
@@ -226,7 +220,7 @@ class DirectoryMirror:
             return TargetRefused(target=self._name, why=f"{why}; free space on it or raise its quota")
         if error.errno in _REFUSED:
             return TargetRefused(target=self._name, why=f"{why}; the user of this service needs to write there")
-        return TargetUnavailable(target=self._name, why=why)
+        return TargetUnavailable(target=self._name, why=f"{why}; is the disk mounted?")
 
 
 # -- steps on directory descriptors ----------------------------------------------------------------------------

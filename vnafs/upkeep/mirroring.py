@@ -52,7 +52,8 @@ FOLLOWER = "mirror"
 CHOSEN = "mirror.chosen"
 """What was mirrored when the cursor was set; something else is walked over again."""
 BEGUN = "mirror.begun"
-"""The place was seen to be this mirror."""
+"""The place was seen to be this mirror, in that epoch of the archive (and one more): in another one the rows may be older
+than the mirror, and nothing of them is trusted."""
 LOOK_SECONDS = 0.5
 EVENTS_AT_ONCE = 2048
 ERRANDS_AT_ONCE = 256
@@ -64,7 +65,7 @@ FOUND_AT_ONCE = 1000
 BACKOFF_SECONDS_MIN = 1.0
 BACKOFF_SECONDS_MAX = 60.0
 BLOCK_BYTES = 1024 * 1024
-STOP_SECONDS_MAX = 2.0
+STOP_SECONDS_MAX = 1.0
 OLDEST_LOOK_MAX = 10_000
 PROGRESS_SECONDS = 60.0
 """Between two lines in the log while there is much to do."""
@@ -339,13 +340,16 @@ class Mirroring:
 
     def _begin(self) -> None:
         """Know the place, and walk over everything unless it was all walked over before. Raises TargetError."""
-        with self.rows.read() as reader:
-            known = meta.get_int(reader, BEGUN) is not None
-        was_one = self.mirror.probe(known=known)
-        if was_one and not known:
+        with self._tree.view() as view, self.rows.read() as reader:
+            begun, epoch = meta.get_int(reader, BEGUN), view.epoch() + 1
+        was_one = self.mirror.probe(known=begun is not None)
+        if was_one and begun != epoch:
+            mirrored.doubted(self.rows, self._clock.now(), FOUND_AT_ONCE)
             self._adopt()
         with self._tree.view() as view, self.rows.write() as tx:
-            meta.set_int(tx, BEGUN, 1)
+            meta.set_int(tx, BEGUN, epoch)
+            if begun != epoch:
+                meta.remove(tx, CHOSEN)
             if self._note_chosen(tx, view):
                 feeds.set_cursor(tx, FOLLOWER, view.feed_end())
                 Errands(tx, view, self._clock.now(), keeps_removed=False, harm_seconds=0.0).walk_later(())
@@ -361,7 +365,7 @@ class Mirroring:
         return True
 
     def _adopt(self) -> None:
-        """The place was this archive's mirror, and nothing is known of what it has: look at every name of it."""
+        """The place was this archive's mirror, and what it has is not known: look at every name of it."""
         names = self.mirror.list()
         while batch := [name for name, _ in zip(names, range(FOUND_AT_ONCE), strict=False)]:
             with self.rows.write() as tx:
@@ -380,7 +384,7 @@ class Mirroring:
         for depth in range(len(parts)):  # a folder is found by its name in the one above, or by a walk
             place = Place(mirrored.put_path(tx, parts[:depth]), parts[depth])
             known = mirrored.find(tx, place)
-            if known is None:
+            if known is None or not known.is_present:
                 mirrored.put(tx, place, Mirrored(Kind.FOLDER))
             elif known.kind is not Kind.FOLDER:
                 below = Place(mirrored.put_path(tx, parts[: depth + 1]), b"")
@@ -391,7 +395,8 @@ class Mirroring:
             mirrored.mark(tx, place, now, work=Work.METADATA)
         elif parts and object_name((*parts, unescaped(text[-1]))) == name:
             place = Place(mirrored.put_path(tx, parts), unescaped(text[-1]))
-            if mirrored.find(tx, place) is not None:  # objects below it were seen already
+            known = mirrored.find(tx, place)
+            if known is not None and known.kind is Kind.FOLDER:  # objects below it were seen already
                 below = Place(mirrored.put_path(tx, (*parts, place.leaf)), b"")
                 mirrored.mark(tx, below, now, work=Work.WALK | Work.METADATA)
             mirrored.put(tx, place, Mirrored(Kind.FILE, is_present=True, is_in_doubt=True))

@@ -13,7 +13,7 @@ from typing import NamedTuple
 from vnafs.domain.events import Event
 from vnafs.domain.ids import ROOT, Inode
 from vnafs.domain.repositories import Repository
-from vnafs.index import entries, feeds, inodes, keys, repositories
+from vnafs.index import entries, feeds, inodes, keys, meta, repositories
 from vnafs.index.engine import Engine, Reader, prefix_stop
 from vnafs.index.inodes import InodeRow
 
@@ -83,6 +83,10 @@ class View:
     def events(self, cursor: int, limit: int) -> list[tuple[int, Event]]:
         """See feeds.read_from. Raises CursorLost."""
         return list(itertools.islice(feeds.read_from(self.reader, cursor, limit), limit))
+
+    def epoch(self) -> int:
+        """Another one: the archive went on from an older state."""
+        return meta.get_int(self.reader, meta.EPOCH) or 0
 
     def feed_end(self) -> int:
         """The number that the next event will get."""
