@@ -24,7 +24,7 @@ from vnafs.domain.faults import RARE_POINTS
 from vnafs.domain.ids import Inode
 from vnafs.fs.attributes import AttributeChanges
 from vnafs.fs.core import NO_INODE
-from vnafs.index import feeds
+from vnafs.index import feeds, meta
 from vnafs.targets.faulty import Fault
 from vnafs.upkeep.mirroring import MirrorRules
 
@@ -46,6 +46,7 @@ class Life:
         )
         self.contents = [b"", b"x", b"same " * 100, self.dice.randbytes(5_000)]
         self.crashes = 0
+        self.epoch = 0
         self.trail: list[str] = []
         self.steps: list[tuple[int, Callable[[], None]]] = [
             (10, self.write),
@@ -66,6 +67,7 @@ class Life:
             (1, self.trim),
             (1, self.restart),
             (1, self.lose_rows),
+            (1, self.come_from_the_past),
         ]
 
     def live(self, steps: int) -> None:
@@ -192,6 +194,19 @@ class Life:
         """The archive was restored: nothing is known of its mirror."""
         if self.dice.random() < 0.3:
             self.world.rows = type(self.world.rows)()
+            self.restart()
+
+    def come_from_the_past(self) -> None:
+        """The archive was adopted in an older state: the mirror went on without it."""
+        if self.dice.random() < 0.3:
+            objects = self.world.place.objects
+            for name in sorted(objects):
+                if self.dice.random() < 0.3 and not name.endswith(".jsonl"):
+                    objects[name] = b"of another future"
+                elif self.dice.random() < 0.1:
+                    del objects[name]
+            self.epoch += 1
+            self.world.feed(lambda tx: meta.set_int(tx, meta.EPOCH, self.epoch))
             self.restart()
 
 

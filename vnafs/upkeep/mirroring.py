@@ -52,8 +52,8 @@ FOLLOWER = "mirror"
 CHOSEN = "mirror.chosen"
 """What was mirrored when the cursor was set; something else is walked over again."""
 BEGUN = "mirror.begun"
-"""The place was seen to be this mirror, in that epoch of the archive (and one more): in another one the rows may be older
-than the mirror, and nothing of them is trusted."""
+"""The place was seen to be this mirror, in that epoch of the archive (and one more): in another one the rows may be
+older than the mirror, and nothing of them is trusted."""
 LOOK_SECONDS = 0.5
 EVENTS_AT_ONCE = 2048
 ERRANDS_AT_ONCE = 256
