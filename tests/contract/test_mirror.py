@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import os
 from collections.abc import Callable, Iterator
 
@@ -12,8 +13,8 @@ from tests.contract.test_target import BreakingBody
 from tests.mirrormemory import MemoryMirror
 from tests.servers.endpoints import S3Endpoint
 from vnafs.domain.clock import SystemClock
-from vnafs.domain.errors import TargetError, TargetRefused, TargetUnavailable
-from vnafs.domain.ids import TargetName
+from vnafs.domain.errors import TargetError, TargetRefused, TargetUnavailable, VnaError
+from vnafs.domain.ids import Sha256, TargetName
 from vnafs.domain.plainnames import METADATA, object_name
 from vnafs.targets.address import S3Address, parse_address
 from vnafs.targets.body import BytesBody
@@ -168,6 +169,25 @@ def test_a_body_that_breaks_leaves_what_was_there(place: Place, mirror: Mirror) 
     with pytest.raises(OSError, match="local disk"):
         mirror.replace("r/a", BreakingBody(os.urandom(1000)), MTIME_NS)
     assert place.objects() == {"r/a": b"old"}
+
+
+@dataclasses.dataclass(frozen=True)
+class OtherBody(BytesBody):
+    """Bytes that change on their way: what arrives is not what was meant to be sent."""
+
+    @property
+    def sha256(self) -> Sha256:
+        return Sha256(hashlib.sha256(b"what was meant").digest())
+
+
+def test_what_arrived_is_compared_with_what_was_meant(place: Place, mirror: Mirror) -> None:
+    mirror.replace("r/a", BytesBody(b"old"), MTIME_NS)
+    with pytest.raises(VnaError):
+        mirror.replace("r/a", OtherBody(b"what it became"), MTIME_NS)
+    if place.kind == "directory":
+        assert place.objects() == {"r/a": b"old"}
+    mirror.replace("r/a", BytesBody(b"new"), MTIME_NS)
+    assert place.objects() == {"r/a": b"new"}
 
 
 def test_a_place_that_is_not_empty_is_refused(place: Place) -> None:

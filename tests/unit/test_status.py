@@ -1,5 +1,6 @@
 """What `vna status` says to people about recalls."""
 
+from appliance.cli import mirrors
 from appliance.cli.files import _recalls_shown, _state
 from vnafs.domain.clock import NANOSECONDS
 
@@ -22,3 +23,12 @@ def test_a_stub_whose_bytes_are_on_their_way_says_so():
     assert _state({"state": "stub", "rehydrating": thaw}).startswith("rehydrating, expected by 2023-11-1")
     assert _state({"state": "replicated", "rehydrating": thaw}) == "replicated"
     assert _state({"state": "stub", "rehydrating": None}) == "stub"
+
+
+def test_what_is_in_plain_text_left_out_or_held_on_a_mirror_is_said():
+    quiet = {"name": "m", "in_plain": [], "left_out": [], "held": 0}
+    assert mirrors.lines(quiet) == []
+    plain, left_out, held = mirrors.lines({**quiet, "in_plain": ["a"], "left_out": ["b", "c"], "held": 7})
+    assert plain == "PLAIN TEXT: mirror m has encrypted repositories as they are: a"
+    assert left_out.startswith("mirror m leaves out encrypted repositories: b, c;")
+    assert held.startswith("ALERT: mirror m keeps 7 names as they were")

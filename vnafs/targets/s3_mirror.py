@@ -106,7 +106,8 @@ class S3Mirror:
         try:
             yield
         except _NONSENSE as problem:
-            _log.exception("target.nonsense", extra={"target": self._name})
+            # without its trace, which could name an object
+            _log.error("target.nonsense", extra={"target": self._name, "problem": type(problem).__name__})
             why = f"{doing}: the answer makes no sense ({type(problem).__name__}); is something between us and it?"
             raise TargetUnavailable(target=self._name, why=why) from problem
 

@@ -15,6 +15,7 @@ from tests.mirrorreader import rebuilt
 from tests.servers.endpoints import S3Endpoint
 from tests.servers.fixtures import *  # noqa: F403  # fixtures work by being names here
 from tests.system.archives import QUICK, Archive, an_archive, until
+from tests.system.test_restore import SETTINGS, everything_sent
 from vnafs.targets.mirror import MARKER
 
 pytestmark = pytest.mark.system
@@ -257,3 +258,31 @@ def test_a_tripwire_stops_a_mirror_from_following_an_attack(tmp_path: Path) -> N
         archive.vna("repository", "set", "archive", "--reset-tripwire")
         mirrored(archive)
         compare(in_directory(tmp_path / "plain")(), archive.share)
+
+
+def test_a_restored_archive_leaves_mirrors_alone_until_it_is_told(tmp_path: Path) -> None:
+    plain = f"file://{tmp_path}/plain"
+    with an_archive(tmp_path, settings=SETTINGS) as archive:
+        archive.vna("mirror", "add", "folder", plain, "--removals-after", "0")
+        fill(archive.share)
+        archive.wait()
+        mirrored(archive)
+        until(lambda: everything_sent(archive), "manifests sent", 60)
+    before = in_directory(tmp_path / "plain")()
+    (tmp_path / "again").mkdir()
+    again = Archive(tmp_path / "again", {}, {}, "")
+    report = again.vna(
+        "restore", "--from", f"file://{tmp_path}/one", "--into", again.archive, "--mount", again.mount, "--no-serve"
+    )
+    assert report["mirrors_left_out"] == ["folder"]
+    try:
+        again.start("serve")
+        change(again.share)
+        assert again.vna("mirror", "list") == []
+        assert in_directory(tmp_path / "plain")() == before
+        again.vna("mirror", "add", "folder", plain, "--removals-after", "0")
+        again.wait()
+        mirrored(again)
+        compare(in_directory(tmp_path / "plain")(), again.share)
+    finally:
+        again.stop()
