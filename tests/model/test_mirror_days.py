@@ -211,9 +211,26 @@ def test_one_name_that_is_refused_holds_up_no_other(world: Mirrored) -> None:
         if not world.mirroring.step():
             world.clock.advance(1.0)
     assert set(world.objects()) == {f"share/{number}" for number in range(1, 10)}
-    assert world.mirroring.standing().failing == 1
+    standing = world.mirroring.standing()
+    assert (standing.failing, standing.reachable) == (1, True)
+    assert "not this one" in standing.why
     world.place.refused.clear()
     world.settled()
+    world.check()
+
+
+def test_a_clock_that_is_set_back_by_hours_delays_nothing_for_hours(tmp_path: Path) -> None:
+    world = Mirrored(tmp_path, rules(harm_seconds=60.0))
+    world.write(b"a", b"1")
+    world.settled()
+    world.unlink(b"a")
+    world.write(b"b", b"2")
+    world.seal()
+    world.faulty.bad.script(Fault(operation="replace", cut_at=1))
+    for _ in range(20):
+        world.mirroring.step()
+    world.clock.step(-7200)
+    world.mirror(seconds_max=300)
     world.check()
 
 

@@ -66,6 +66,7 @@ BACKOFF_SECONDS_MIN = 1.0
 BACKOFF_SECONDS_MAX = 60.0
 BLOCK_BYTES = 1024 * 1024
 STOP_SECONDS_MAX = 1.0
+REFUSED_MAX = 10_000
 OLDEST_LOOK_MAX = 10_000
 PROGRESS_SECONDS = 60.0
 """Between two lines in the log while there is much to do."""
@@ -163,6 +164,11 @@ class Mirroring:
         self._done: list[_Outcome] = []
         self._flying: set[Place] = set()
         self._reachable, self._why = True, ""
+        self._why_not_one = ""
+        """Why the last name that alone failed did."""
+        self._successes = 0
+        self._refused: dict[Place, int] = {}
+        """Names that were refused, and how many had come through when they were first."""
         self._failures = 0
         self._not_before = clock.monotonic()
         self._said = clock.monotonic()
@@ -204,7 +210,7 @@ class Mirroring:
         until = time.monotonic() + seconds_max
         if self._thread.is_alive():
             self._thread.join(seconds_max)
-        if self._pool is not None:
+        if self._pool is not None and not self._thread.is_alive():
             self._pool.shutdown(wait=False, cancel_futures=True)
             while self._is_flying() and time.monotonic() < until:
                 time.sleep(0.02)
@@ -310,9 +316,7 @@ class Mirroring:
         late = now + int(2 * (BACKOFF_SECONDS_MAX + self.rules.harm_seconds) * NANOSECONDS)
         found = []
         for due, place in mirrored.due(reader, ERRANDS_AT_ONCE + len(flying)):
-            if now < due <= late:
-                break
-            if place not in flying:
+            if place not in flying and not now < due <= late:
                 found.append(place)
         if mirrored.count(reader, mirrored.ERRANDS) < ERRANDS_MAX:
             walks = [place for _, place in mirrored.due(reader, 1 + len(flying), walks=True)]
@@ -488,6 +492,8 @@ class Mirroring:
         failures = []
         for outcome in done:
             if outcome.problem is None:
+                self._successes += 1
+                self._refused.pop(outcome.job.place, None)
                 errands.done(outcome.job, outcome.sha256, outcome.size_bytes)
             elif self._failed(errands, tx, outcome, outcome.problem):
                 failures.append(outcome.problem)
@@ -506,10 +512,19 @@ class Mirroring:
         attempts = 0 if errand is None else errand.attempts
         seconds = min(BACKOFF_SECONDS_MAX, BACKOFF_SECONDS_MIN * 2 ** min(attempts, 10))
         errands.failed(job, seconds, was_sent=outcome.was_sent)
-        if isinstance(problem, TargetUnavailable | TargetRefused):
+        self._why_not_one = _without_names(problem)
+        if isinstance(problem, TargetUnavailable | TargetRefused) and not self._is_refused_alone(job, problem):
             return True
-        log.warning("mirror.later", extra={"target": self.name, "inode": job.inode, "why": _without_names(problem)})
+        log.warning("mirror.later", extra={"target": self.name, "inode": job.inode, "why": self._why_not_one})
         return False
+
+    def _is_refused_alone(self, job: Job, problem: Exception) -> bool:
+        """Whether others came through since this one was refused first: then it is no news of the mirror."""
+        if not isinstance(problem, TargetRefused):
+            return False
+        if len(self._refused) > REFUSED_MAX:
+            self._refused.clear()
+        return self._successes > self._refused.setdefault(job.place, self._successes)
 
     def _succeeded(self) -> None:
         if not self._reachable:
@@ -548,13 +563,14 @@ class Mirroring:
             soonest += [place for _, place in mirrored.due(reader, 1, walks=True)]
             errands = [errand for place in soonest if (errand := mirrored.errand_at(reader, place)) is not None]
             oldest = min((errand.since for errand in errands), default=now)
+            failing = sum(errand.attempts > 0 for errand in errands)
             return Standing(
                 self._reachable,
-                self._why,
+                self._why or (self._why_not_one if failing else ""),
                 mirrored.count(reader, mirrored.ERRANDS),
                 mirrored.count(reader, mirrored.WALKS),
                 mirrored.count(reader, mirrored.HELD),
-                sum(errand.attempts > 0 for errand in errands),
+                failing,
                 mirrored.count(reader, mirrored.OBJECTS),
                 mirrored.count(reader, mirrored.BYTES),
                 max(0.0, (now - oldest) / NANOSECONDS),
