@@ -163,6 +163,9 @@ class Mirroring:
         self._lock = threading.Lock()
         self._done: list[_Outcome] = []
         self._flying: set[Place] = set()
+        """Handed to the threads that transfer, and not noted yet."""
+        self._transfers = 0
+        """Under way at this moment."""
         self._reachable, self._why = True, ""
         self._why_not_one = ""
         """Why the last name that alone failed did."""
@@ -212,13 +215,9 @@ class Mirroring:
             self._thread.join(seconds_max)
         if self._pool is not None and not self._thread.is_alive():
             self._pool.shutdown(wait=False, cancel_futures=True)
-            while self._is_flying() and time.monotonic() < until:
+            while self._transfers and time.monotonic() < until:
                 time.sleep(0.02)
-        return not self._thread.is_alive() and not self._is_flying()
-
-    def _is_flying(self) -> bool:
-        with self._lock:
-            return len(self._flying) > len(self._done)
+        return not self._thread.is_alive() and not self._transfers
 
     def _run(self) -> None:
         try:
@@ -409,16 +408,22 @@ class Mirroring:
     # -- on the mirror -------------------------------------------------------------------------------------------
 
     def _fly(self, job: Job) -> None:
+        with self._lock:
+            self._transfers += 1
         try:
+            if self._stopping.is_set():  # nobody waits for one that has not begun
+                return
             outcome = self._do(job)
+            with self._lock:
+                self._done.append(outcome)
         except BaseException as problem:
             if self._pool is None:
                 raise
             self._fatal(problem)
-            return
-        with self._lock:
-            self._done.append(outcome)
-        self._wake.set()
+        finally:
+            with self._lock:
+                self._transfers -= 1
+            self._wake.set()
 
     def _do(self, job: Job) -> _Outcome:
         sent = False

@@ -154,6 +154,24 @@ def test_one_that_hangs_is_given_up_in_time_and_holds_up_no_other(archive: Archi
     until(archive.mirrors.stop)
 
 
+def test_one_that_has_much_to_do_ends_at_once_and_can_be_forgotten(archive: Archive) -> None:
+    class SlowMirror(MemoryMirror):
+        def replace(self, name: str, body: Body, mtime_ns: int) -> None:
+            time.sleep(0.2)
+            super().replace(name, body, mtime_ns)
+
+    for number in range(100):
+        archive.folder(b"%d" % number)
+    slow = SlowMirror("a")
+    archive.mirrors.follow({A: wanted(slow, transfers_max=1)})
+    until(lambda: len(slow.objects) > 2)
+    archive.mirrors.follow({})
+    archive.mirrors.forget(A)
+    done = len(slow.objects)
+    time.sleep(0.5)
+    assert len(slow.objects) == done < 50
+
+
 def test_nothing_is_mirrored_of_an_archive_that_went_on_elsewhere(archive: Archive) -> None:
     mirror = MemoryMirror("a")
     archive.mirrors.follow({A: wanted(mirror)})
