@@ -275,10 +275,15 @@ def test_rows_that_were_lost_are_found_on_the_mirror(world: Mirrored) -> None:
     world.put(world.folder(*[b"%03d" % n + b"x" * 100 for n in range(12)]), b"leaf", b"far down")
     world.settled()
     world.fs.unlink(world.folder(b"d"), b"b")
+    foreign = ["share/", "share//x", "share/\udcff", "share/..", "./a", "share/%41", "share/a\\b"]
+    world.place.objects |= dict.fromkeys(foreign, b"somebody's")
+    world.place.objects["other/stray"] = b"nobody's"
     world.rows = type(world.rows)()
     world.begin()
     world.settled()
     assert "share/d/b" not in world.objects()
+    assert "other/stray" not in world.objects()
+    assert [world.place.objects.pop(name) for name in foreign] == [b"somebody's"] * len(foreign)
     world.check()
 
 

@@ -382,6 +382,8 @@ class Mirroring:
                 self.mirror.remove(name)  # its path is not known; what the tree has is put again
             return
         text = name.split("/")
+        if not all(text) or any("\ud800" <= character <= "\udfff" for character in name):
+            return  # somebody else's: no name of ours has an empty part or bytes that are not UTF-8
         parts = tuple(unescaped(part) for part in text[:-1])
         now = self._clock.now()
         for depth in range(len(parts)):  # a folder is found by its name in the one above, or by a walk
