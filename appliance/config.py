@@ -179,6 +179,27 @@ class TargetSettings:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
+class MirrorSettings:
+    """One [[mirror]]: files as they are, for other software."""
+
+    name: str
+    url: str
+    repositories: tuple[str, ...] = ()
+    """Those that are mirrored; all of them, if none is named."""
+    plain: bool = False
+    """Encrypted repositories too, in plain text."""
+    removals: str = "follow"
+    """`keep`: what is removed or renamed in the tree stays on the mirror."""
+    removals_after_seconds: float = 60.0
+    """What is on the mirror is overwritten or removed so long after it was in the tree, unless a tripwire says no."""
+    credentials_file: str = ""
+    transfers_max: int = 4
+    """Uploads at once."""
+    bytes_per_second_max: int = 0
+    """0 for no limit."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
 class Configuration:
     """All of vnafs.toml, valid as a whole."""
 
@@ -195,6 +216,7 @@ class Configuration:
     receipts: ReceiptSettings = ReceiptSettings()
     recall: RecallSettings = RecallSettings()
     targets: tuple[TargetSettings, ...] = ()
+    mirrors: tuple[MirrorSettings, ...] = ()
 
     @property
     def file(self) -> str:
@@ -239,8 +261,8 @@ def text(archive: str) -> str:
 def parse(document: Mapping[str, Any], *, archive: str, file: str) -> Configuration:
     """Check a parsed document as a whole. Raises ConfigurationInvalid at the first problem."""
     table = _Table(document, file, "")
-    sections = {field.name for field in dataclasses.fields(Configuration)} - {"archive", "targets"}
-    table.only({"version", "target", *sections})
+    sections = {field.name for field in dataclasses.fields(Configuration)} - {"archive", "targets", "mirrors"}
+    table.only({"version", "target", "mirror", *sections})
     version = table.get("version", int, 1)
     if version != 1:
         table.fail("version", version, "this program knows version 1", "Use a newer vnafs")
@@ -261,6 +283,7 @@ def parse(document: Mapping[str, Any], *, archive: str, file: str) -> Configurat
         receipts=_section(table, "receipts", ReceiptSettings),
         recall=_section(table, "recall", RecallSettings),
         targets=tuple(_targets(table)),
+        mirrors=tuple(_mirrors(table)),
     )
     _check(configuration, table)
     return configuration
@@ -327,6 +350,7 @@ _T = TypeVar(
     ReceiptSettings,
     RecallSettings,
     TargetSettings,
+    MirrorSettings,
 )
 _KINDS: Mapping[str, type] = {"int": int, "float": float, "str": str, "bool": bool}
 _LISTS: Mapping[str, type] = {"tuple[str, ...]": str, "tuple[int, ...]": int}
@@ -366,6 +390,42 @@ def _targets(table: _Table) -> list[TargetSettings]:
             section.fail("url", target.url, "is used twice", "One place is one copy: give each target its own")
         found.append(target)
     return found
+
+
+def _mirrors(table: _Table) -> list[MirrorSettings]:
+    found: list[MirrorSettings] = []
+    for section in table.sections("mirror"):
+        mirror = _fill(section, MirrorSettings)
+        if not mirror.name or not mirror.name.replace("-", "").replace("_", "").isalnum():
+            section.fail("name", mirror.name, "is not a name", "Use letters, digits, - and _")
+        if mirror.name in {other.name for other in found}:
+            section.fail("name", mirror.name, "is used twice", "Give each mirror its own name")
+        if not mirror.url.startswith(("file://", "s3://")):
+            section.fail("url", mirror.url, "is neither a directory nor an S3 bucket", "Write file:// or s3://")
+        if mirror.removals not in {"follow", "keep"}:
+            section.fail("removals", mirror.removals, "is not known", "Write follow or keep")
+        if mirror.transfers_max < 1:
+            section.fail("transfers_max", mirror.transfers_max, "is less than one", "Write 1 or more")
+        found.append(mirror)
+    return found
+
+
+def _check_places(configuration: Configuration, table: _Table) -> None:
+    """Targets and mirrors lie apart: a mirror removes what the tree has not, and everything in it is plain text."""
+    folders = [("the archive", f"file://{configuration.archive}"), ("the mount", f"file://{configuration.mount}")]
+    others = folders + [(f"target {target.name}", target.url) for target in configuration.targets]
+    for number, mirror in enumerate(configuration.mirrors):
+        for what, url in others:
+            if _is_within(mirror.url, url) or _is_within(url, mirror.url):
+                table.fail(
+                    f"mirror[{number}].url", mirror.url, f"is, holds or lies inside {what}", "Name a place of its own"
+                )
+        others.append((f"mirror {mirror.name}", mirror.url))
+
+
+def _is_within(url: str, other: str) -> bool:
+    inner, outer = (os.path.normpath(one.partition("?")[0]) + "/" for one in (url, other))
+    return inner.startswith(outer)
 
 
 def _check_periods(configuration: Configuration, table: _Table) -> None:
@@ -412,6 +472,7 @@ def _check(configuration: Configuration, table: _Table) -> None:
             "is less than 64 MiB",
             "2147483648 (2 GiB) is a good choice",
         )
+    _check_places(configuration, table)
     _check_periods(configuration, table)
     _check_receipts(configuration.receipts, table)
     if packs.workers < 1:

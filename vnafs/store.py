@@ -12,6 +12,7 @@ An archive is one folder:
     manifests/   what rebuilds this index, as it is on every target (sole writer: tierd)
     keys/        the keyring of an encrypted archive (sole writer: tierd), the secret that opens it, and the key that
                  signs receipts
+    mirrors/     what is known of each plain mirror (sole writer: tierd)
     run/         control sockets, and what is being encoded should that kill tierd
 """
 
@@ -49,11 +50,12 @@ if TYPE_CHECKING:
     from vnafs.upkeep.collect import Collector, CollectSettings
     from vnafs.upkeep.issue import Issuer
     from vnafs.upkeep.manifests import Manifests
+    from vnafs.upkeep.mirrors import Mirrors
     from vnafs.upkeep.renewal import Renewal
     from vnafs.upkeep.scrub import Scrub, ScrubSettings
 
 DRILL = "drill-"
-FOLDERS = ("namespace", "spool", "store", "packs", "staging", "cache", "frozen", "manifests", "keys", "run")
+FOLDERS = ("namespace", "spool", "store", "packs", "staging", "cache", "frozen", "manifests", "keys", "mirrors", "run")
 
 
 def _schema_1(_: object) -> bool:
@@ -62,6 +64,7 @@ def _schema_1(_: object) -> bool:
 
 
 NAMESPACE_MIGRATIONS = (Migration(1, "first", _schema_1),)
+MIRROR_MIGRATIONS = (Migration(1, "first", _schema_1),)
 STORE_MIGRATIONS = (Migration(1, "first", _schema_1), Migration(2, "counts", recount.correct))
 
 
@@ -267,6 +270,38 @@ def open_manifests(  # noqa: PLR0913 - parts and exits, each named where it is w
         superseded=superseded,
         seconds_max=seconds_max,
         keys=tiering.keys,
+        clock=clock,
+        faults=faults,
+        fatal=fatal,
+    )
+
+
+def open_mirrors(
+    archive: str,
+    namespace: Engine,
+    tiering: Tiering,
+    *,
+    clock: Clock,
+    faults: Faults,
+    fatal: Callable[[BaseException], None],
+) -> Mirrors:
+    """What keeps the archive's plain mirrors like its tree; none so far."""
+    from vnafs.pipeline.namespace import Namespace  # noqa: PLC0415 - only tierd needs them
+    from vnafs.upkeep.mirrors import Mirrors  # noqa: PLC0415
+
+    def open_rows(path: str) -> LmdbEngine:
+        engine = LmdbEngine(path, faults=faults, tables=keys.MIRROR_TABLES)
+        _migrate(engine, MIRROR_MIGRATIONS, path)
+        return engine
+
+    return Mirrors(
+        folder(archive, "mirrors"),
+        namespace,
+        open_rows=open_rows,
+        every=Namespace(namespace).repositories,
+        local_path=Spool(folder(archive, "spool")).local_path,
+        bytes_of=tiering.recaller.reading,
+        taking_room=tiering.room.taking,
         clock=clock,
         faults=faults,
         fatal=fatal,

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from appliance.cli import console as shown
-from appliance.cli import drills, retention
+from appliance.cli import drills, mirrors, retention
 from appliance.cli.asking import Asking
 from vnafs.domain.errors import DaemonUnreachable, VnaError
 from vnafs.domain.files import FileState
@@ -28,6 +28,7 @@ def status(args: argparse.Namespace, asking: Asking) -> int:
         return _file_status(args.path, asking)
     mount, tierd = asking.mount().call("mount.status"), asking.tierd().call("tiering.status")
     answer = {"archive": asking.configuration.archive, "mount": asking.configuration.mount, **mount, **tierd}
+    answer["mirrors"] = asking.tierd().call("mirrors.status")
 
     def show() -> None:
         say = asking.console.say
@@ -81,6 +82,7 @@ def status(args: argparse.Namespace, asking: Asking) -> int:
                 for t in answer["targets"]
             ],
         )
+        mirrors.table(asking, answer["mirrors"])
 
     asking.console.result(answer, show)
     return DONE

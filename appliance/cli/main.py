@@ -12,7 +12,18 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
 from appliance import config, journal
-from appliance.cli import archives, collection, drills, files, keys, recovery, repositories, retention, targets
+from appliance.cli import (
+    archives,
+    collection,
+    drills,
+    files,
+    keys,
+    mirrors,
+    recovery,
+    repositories,
+    retention,
+    targets,
+)
 from appliance.cli import versions as past
 from appliance.cli.asking import Asking
 from appliance.cli.console import Console
@@ -139,6 +150,7 @@ def _parser(environ: Mapping[str, str]) -> argparse.ArgumentParser:
     _key(command("key", "the keys of an encrypted archive"), within)
     _repository(command("repository", "top-level directories and their rules"), within)
     _target(command("target", "where copies go"), within)
+    _mirror(command("mirror", "where files go as they are, for other software"), within)
     return parser
 
 
@@ -291,6 +303,27 @@ def _target(parser: argparse.ArgumentParser, common: argparse.ArgumentParser) ->
         action.add_argument("name", metavar="NAME")
         action.set_defaults(run=run)
     actions.add_parser("list", parents=[common]).set_defaults(run=targets.every)
+
+
+def _mirror(parser: argparse.ArgumentParser, common: argparse.ArgumentParser) -> None:
+    actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
+    add = actions.add_parser("add", parents=[common])
+    add.add_argument("name", metavar="NAME")
+    add.add_argument("url", metavar="URL", help="file:// or s3://, an empty place")
+    about = "mirror this one; repeatable, all unless told"
+    add.add_argument("--repository", action="append", default=[], metavar="NAME", help=about)
+    add.add_argument("--plain", action="store_true", help="encrypted repositories too, in plain text")
+    about = "keep: what is removed or renamed in the tree stays"
+    add.add_argument("--removals", default="follow", choices=["follow", "keep"], help=about)
+    about = "overwrite and remove so long after the tree changed (60)"
+    add.add_argument("--removals-after", type=float, metavar="SECONDS", help=about)
+    add.add_argument("--credentials-file", default="", metavar="FILE")
+    add.set_defaults(run=mirrors.add)
+    for name, run in (("test", mirrors.test), ("remove", mirrors.remove)):
+        action = actions.add_parser(name, parents=[common])
+        action.add_argument("name", metavar="NAME")
+        action.set_defaults(run=run)
+    actions.add_parser("list", parents=[common]).set_defaults(run=mirrors.every)
 
 
 if __name__ == "__main__":

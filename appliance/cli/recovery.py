@@ -59,6 +59,8 @@ class _Chosen:
     """Of the target restored from."""
     left_out: tuple[tuple[str, str], ...]
     """Name and URL of the other targets."""
+    mirrors: tuple[tuple[str, str], ...]
+    """The same of all plain mirrors: one archive at a time may change what is there."""
     problems: tuple[str, ...]
 
 
@@ -71,7 +73,8 @@ def _choose(text: str, args: argparse.Namespace, archive: str) -> _Chosen:
     except TOMLKitError as problem:
         recorded = tomlkit.document()
         problems.append(f"the recorded configuration cannot be read, defaults are used instead: {problem}")
-    known = [dict(table) for table in _tables(recorded)]
+    known = [dict(table) for table in _tables(recorded, "target")]
+    mirrors = tuple((str(t.get("name", "")), str(t.get("url", ""))) for t in _tables(recorded, "mirror"))
     document, name = _document(recorded, args, known)
     try:
         configuration = config.parse(document.unwrap(), archive=archive, file=file)
@@ -80,11 +83,11 @@ def _choose(text: str, args: argparse.Namespace, archive: str) -> _Chosen:
         configuration = config.parse(document.unwrap(), archive=archive, file=file)  # else the arguments are wrong
         problems.append(f"the recorded configuration cannot be used, defaults are used instead: {problem}")
     others = ((str(t.get("name", "")), str(t.get("url", ""))) for t in known if t.get("url") != args.source)
-    return _Chosen(document, configuration, TargetName(name), tuple(others), tuple(problems))
+    return _Chosen(document, configuration, TargetName(name), tuple(others), mirrors, tuple(problems))
 
 
-def _tables(document: tomlkit.TOMLDocument) -> list[dict[str, Any]]:
-    found = document.unwrap().get("target", [])
+def _tables(document: tomlkit.TOMLDocument, key: str) -> list[dict[str, Any]]:
+    found = document.unwrap().get(key, [])
     return [table for table in found if isinstance(table, dict)] if isinstance(found, list) else []
 
 
@@ -137,6 +140,7 @@ def _restore(
         "recorded_seconds_ago": round(age),
         "problems": report.problems,
         "targets_left_out": [name for name, _ in chosen.left_out],
+        "mirrors_left_out": [name for name, _ in chosen.mirrors],
         "repositories_wanting_copies": wanting,
         "seconds": round(seconds, 1),
     }
@@ -159,6 +163,11 @@ def _restore(
                 f"Target {printable(name)} is left out for now; `vna target add {printable(name)} {printable(url)}` "
                 "adds it back, with what it has. Should its manifests be younger than these, this archive says that it "
                 "was overtaken: then stop it and decide with `vna adopt`."
+            )
+        for name, url in chosen.mirrors:
+            console.say(
+                f"Mirror {printable(name)} is left out for now; `vna mirror add {printable(name)} {printable(url)}` "
+                "lets it follow this archive, once nothing else does."
             )
         for name, copies in wanting.items():
             console.say(
@@ -218,6 +227,7 @@ def _document(
     found = tomlkit.aot()
     found.append(table)
     document.pop("target", None)
+    document.pop("mirror", None)
     document.add("target", found)
     return document, str(chosen["name"])
 

@@ -13,16 +13,17 @@ from collections.abc import Mapping
 from typing import NoReturn
 
 from appliance import config, keys, system
-from appliance.config import Configuration, TargetSettings
+from appliance.config import Configuration, MirrorSettings, TargetSettings
 from appliance.control.client import ControlClient
 from appliance.control.collection import collection_methods
+from appliance.control.mirrors import mirror_methods
 from appliance.control.recall import recall_methods
 from appliance.control.receipts import receipt_methods
 from appliance.control.server import ControlServer
 from appliance.control.tiering import TieringControl
 from appliance.control.tree import TreeClient
 from vnafs import store as archive_store
-from vnafs.domain.clock import SystemClock
+from vnafs.domain.clock import Clock, SystemClock
 from vnafs.domain.copies import Capabilities
 from vnafs.domain.errors import ConfigurationInvalid, InvalidArgument, NotFound
 from vnafs.domain.faults import Faults
@@ -34,9 +35,12 @@ from vnafs.receipts.timestamps import TimestampService
 from vnafs.targets.address import Address, parse_address
 from vnafs.targets.credentials import Credentials, find_credentials
 from vnafs.targets.limits import Limits
-from vnafs.targets.open import check_lock, open_target
+from vnafs.targets.mirror import Mirror
+from vnafs.targets.open import check_lock, open_mirror, open_target
 from vnafs.targets.port import Target
 from vnafs.upkeep.collect import CollectSettings
+from vnafs.upkeep.mirroring import MirrorRules
+from vnafs.upkeep.mirrors import WantedMirror
 from vnafs.upkeep.scrub import ScrubSettings
 
 log = logging.getLogger(__name__)
@@ -87,6 +91,7 @@ def run(configuration: Configuration, environ: Mapping[str, str], faults: Faults
 
     def superseded(why: str) -> None:
         tiering.suspend(why)
+        mirrors.suspend(why)
         scrub.stop()
         collector.stop()
         tree.supersede(why)
@@ -130,6 +135,8 @@ def run(configuration: Configuration, environ: Mapping[str, str], faults: Faults
         fatal=_end,
     )
     renewal = archive_store.open_renewal(engine, tiering, manifests, clock=clock, fatal=_end)
+    mirrors = archive_store.open_mirrors(archive, namespace, tiering, clock=clock, faults=faults, fatal=_end)
+    wanted_mirrors = functools.partial(_mirrors, engine=namespace, environ=environ, clock=clock)
     control = TieringControl(
         tiering,
         manifests,
@@ -166,6 +173,7 @@ def run(configuration: Configuration, environ: Mapping[str, str], faults: Faults
                 {target.name: target.price_per_gigabyte_month for target in configuration.targets},
                 enabled=bool(configuration.collection.after_seconds),
             ),
+            *mirror_methods(mirrors, reload=lambda: mirrors.follow(wanted_mirrors(config.load(archive)))),
         ],
     )
     if not manifests.compare():
@@ -175,11 +183,13 @@ def run(configuration: Configuration, environ: Mapping[str, str], faults: Faults
     tiering.start()
     server.start()
     manifests.start()
+    if not manifests.rival:
+        mirrors.follow(wanted_mirrors(configuration))
     log.info("tierd.ready", extra={"targets": len(wanted)})
     signal.sigwait(system.STOPPING)
     log.info("tierd.stopping")
     answered = server.close(ANSWERS_SECONDS_MAX)
-    ended = [manifests.stop(), scrub.stop(), collector.stop(), renewal.stop(), tiering.stop()]
+    ended = [mirrors.stop(), manifests.stop(), scrub.stop(), collector.stop(), renewal.stop(), tiering.stop()]
     if not all(ended) or not answered:
         _abandon(engine)
     engine.close()
@@ -256,6 +266,41 @@ def _open(
     )
     name = TargetName(target.name)
     return open_target(name, address, credentials, SystemClock(), limits, known, removal=removal, lock=lock)
+
+
+def _mirrors(
+    configuration: Configuration, *, engine: Engine, environ: Mapping[str, str], clock: Clock
+) -> dict[TargetName, WantedMirror]:
+    """The configured mirrors. What is wrong with one shows when it is opened, and holds up nothing else."""
+    identity = archive_store.archive_id(engine, configuration.archive)
+    found = {}
+    for number, mirror in enumerate(configuration.mirrors):
+        rules = MirrorRules(
+            mirror.url,
+            mirror.repositories,
+            mirror.plain,
+            keeps_removed=mirror.removals == "keep",
+            harm_seconds=mirror.removals_after_seconds,
+            transfers_max=mirror.transfers_max,
+            bytes_per_second_max=mirror.bytes_per_second_max,
+        )
+        opened = functools.partial(
+            _open_mirror, mirror, configuration.file, f"mirror[{number}]", environ, identity, clock
+        )
+        found[TargetName(mirror.name)] = WantedMirror(rules, opened)
+    return found
+
+
+def _open_mirror(
+    mirror: MirrorSettings, file: str, key: str, environ: Mapping[str, str], identity: bytes, clock: Clock
+) -> Mirror:
+    """Raises ConfigurationInvalid."""
+    address = parse_address(mirror.url, file=file, key=f"{key}.url")
+    credentials = find_credentials(
+        address, file=mirror.credentials_file, environ=environ, key=f"{key}.credentials_file"
+    )
+    limits = Limits(requests_max=mirror.transfers_max * 2, attempts_max=1)  # mirroring has its own patience
+    return open_mirror(TargetName(mirror.name), address, credentials, identity, clock, limits)
 
 
 def tiering_settings(configuration: Configuration, identity: bytes) -> TieringSettings:

@@ -20,6 +20,7 @@ SECTIONS = {
     "[receipts]": config.ReceiptSettings,
     "[recall]": config.RecallSettings,
     "[[target]]": config.TargetSettings,
+    "[[mirror]]": config.MirrorSettings,
 }
 
 
@@ -72,6 +73,24 @@ def test_an_empty_file_but_for_the_mount_gives_every_default():
         ),
         ({"target": [{"name": "a", "url": "file:///srv/archive/t"}]}, "target[0].url", "file:///srv/archive/t"),
         ({"target": [{"name": "a", "url": "file:///mnt/x"}]}, "target[0].url", "file:///mnt/x"),
+        ({"mirror": [{"name": "a b", "url": "file:///x"}]}, "mirror[0].name", "'a b'"),
+        ({"mirror": [{"name": "a", "url": "file:///x"}, {"name": "a", "url": "file:///y"}]}, "mirror[1].name", "'a'"),
+        ({"mirror": [{"name": "a", "url": "azure://acc/con"}]}, "mirror[0].url", "azure://acc/con"),
+        ({"mirror": [{"name": "a", "url": "file:///x", "removals": "maybe"}]}, "mirror[0].removals", "'maybe'"),
+        ({"mirror": [{"name": "a", "url": "file:///x", "transfers_max": 0}]}, "mirror[0].transfers_max", "0"),
+        ({"mirror": [{"name": "a", "url": "file:///x", "repositories": "r"}]}, "mirror[0].repositories", "'r'"),
+        ({"mirror": [{"name": "a", "url": "file:///srv/archive/m"}]}, "mirror[0].url", "file:///srv/archive/m"),
+        ({"mirror": [{"name": "a", "url": "file:///srv"}]}, "mirror[0].url", "file:///srv"),
+        (
+            {"target": [{"name": "t", "url": "s3://bucket/x/y"}], "mirror": [{"name": "a", "url": "s3://bucket/x"}]},
+            "mirror[0].url",
+            "s3://bucket/x",
+        ),
+        (
+            {"mirror": [{"name": "a", "url": "file:///x/"}, {"name": "b", "url": "file:///x/y"}]},
+            "mirror[1].url",
+            "file:///x/y",
+        ),
     ],
 )
 def test_a_wrong_value_names_file_key_value_and_fix(document, key, value):

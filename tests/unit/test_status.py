@@ -3,6 +3,7 @@
 import dataclasses
 from types import SimpleNamespace
 
+from appliance.cli import mirrors
 from appliance.cli.files import _recalls_shown, _state
 from appliance.cli.targets import show_tested
 from vnafs.domain.clock import NANOSECONDS
@@ -58,3 +59,12 @@ def test_what_a_credential_can_do_is_shown_with_what_to_do_about_it():
     (line,) = paper.lines
     assert line.startswith("Warning: The daily credential can delete")
     assert line.endswith("removal_credentials_file.")
+
+
+def test_what_is_in_plain_text_left_out_or_held_on_a_mirror_is_said():
+    quiet = {"name": "m", "in_plain": [], "left_out": [], "held": 0}
+    assert mirrors.lines(quiet) == []
+    plain, left_out, held = mirrors.lines({**quiet, "in_plain": ["a"], "left_out": ["b", "c"], "held": 7})
+    assert plain == "PLAIN TEXT: mirror m has encrypted repositories as they are: a"
+    assert left_out.startswith("mirror m leaves out encrypted repositories: b, c;")
+    assert held.startswith("ALERT: mirror m keeps 7 names as they were")

@@ -81,6 +81,11 @@ RARE_POINTS: tuple[str, ...] = (
     "rollback.cleared",
     # retention: files are committed by themselves, a bounded number at a time
     "retention.committed",
+    # mirror: a plain mirror follows the tree; only where there is one
+    "mirror.noted",
+    "mirror.staged",
+    "mirror.put",
+    "mirror.removed",
 )
 
 

@@ -49,6 +49,19 @@ Store environment (sole writer: tierd)
 | Z pack8                    | condemned record       | packs nobody has whole; given up, their objects are removed   |
 | Y inode8 version8          | nothing                | restored versions of whose bytes no content is known          |
 | F seq8                     | event                  | the feed                                                      |
+
+Environment of one plain mirror (sole writer: tierd). A folder is the first 16 bytes of its path's SHA-256; an empty
+leaf stands for the folder itself.
+
+| key                        | value                  | why                                                           |
+|----------------------------|------------------------|---------------------------------------------------------------|
+| M name                     | bytes                  | schema, cursor, what was chosen, counts                       |
+| P folder16                 | path                   | where a folder is                                             |
+| O folder16 leaf            | mirrored record        | what the mirror has there                                     |
+| R inode8 folder16 leaf     | nothing                | the names of an inode that the mirror knows                   |
+| Q due8 folder16 leaf       | nothing                | what is to be looked at, soonest first                        |
+| D folder16 leaf            | errand record          | the same by name                                              |
+| H repository8 folder16 leaf | since                 | what waits until a tripwire is reset                          |
 """
 
 from __future__ import annotations
@@ -71,6 +84,7 @@ from vnafs.domain.ids import (
 
 NAMESPACE_TABLES = b"EFIKLQX"
 STORE_TABLES = b"BCFHKNPTUV"
+MIRROR_TABLES = b"DOQR"
 """The tables with many rows, which an engine may keep apart; part of an environment's schema."""
 
 NAME_BYTES_MAX = 255
@@ -499,3 +513,90 @@ def unreadable_of(key: bytes) -> tuple[Inode, Version]:
 
 
 UNREADABLE = b"Y"
+
+
+# -- mirror --------------------------------------------------------------------------------------------------
+
+
+def mirror_folder(folder: bytes) -> bytes:
+    """P: one folder."""
+    return b"P" + folder
+
+
+def mirrored(folder: bytes, leaf: bytes) -> bytes:
+    """O: one name on the mirror."""
+    return b"O" + folder + leaf
+
+
+MIRRORED = b"O"
+
+
+def mirrored_in(folder: bytes) -> bytes:
+    """O: prefix of all names in a folder; the folder's own row is first."""
+    return b"O" + folder
+
+
+def mirrored_name(inode: Inode, folder: bytes, leaf: bytes) -> bytes:
+    """R: one name of an inode."""
+    return _one(b"R", inode) + folder + leaf
+
+
+def mirrored_names(inode: Inode) -> bytes:
+    """R: prefix of all names of an inode."""
+    return _one(b"R", inode)
+
+
+def errand_due(due: Instant, folder: bytes, leaf: bytes) -> bytes:
+    """Q: one thing to look at."""
+    return _one(b"Q", due) + folder + leaf
+
+
+ERRANDS_DUE = b"Q"
+
+
+def errand_due_of(key: bytes) -> tuple[Instant, bytes, bytes]:
+    """The parts of a Q row."""
+    return Instant(int.from_bytes(key[1:9], "big")), bytes(key[9:25]), bytes(key[25:])
+
+
+def errand(folder: bytes, leaf: bytes) -> bytes:
+    """D: the same by name."""
+    return b"D" + folder + leaf
+
+
+def errands_in(folder: bytes) -> bytes:
+    """D: prefix of all that is to be looked at in a folder."""
+    return b"D" + folder
+
+
+def waiting(repository: RepositoryId, folder: bytes, leaf: bytes) -> bytes:
+    """H: one name that waits until a tripwire is reset."""
+    return _one(b"H", repository) + folder + leaf
+
+
+def waitings(repository: RepositoryId) -> bytes:
+    """H: prefix of all that waits for one repository."""
+    return _one(b"H", repository)
+
+
+WAITING = b"H"
+
+
+def waiting_of(key: bytes) -> tuple[RepositoryId, bytes, bytes]:
+    """The parts of an H row."""
+    return RepositoryId(int.from_bytes(key[1:9], "big")), bytes(key[9:25]), bytes(key[25:])
+
+
+def mirrored_of(key: bytes) -> tuple[bytes, bytes]:
+    """The folder and leaf of an O row."""
+    return bytes(key[1:17]), bytes(key[17:])
+
+
+def mirrored_leaf(key: bytes) -> bytes:
+    """The leaf of an O row."""
+    return bytes(key[17:])
+
+
+def mirrored_name_of(key: bytes) -> tuple[bytes, bytes]:
+    """The folder and leaf of an R row."""
+    return bytes(key[9:25]), bytes(key[25:])

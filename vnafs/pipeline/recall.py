@@ -218,13 +218,17 @@ class Recaller:
         except OSError as problem:
             raise local_error(problem, "staging a recalled file") from problem
 
-    def bytes_of(self, recipe: Recipe) -> Iterator[bytes]:
-        """The content, checked piece by piece as it comes and as a whole at its end. Raises Damaged."""
+    def bytes_of(self, recipe: Recipe, *, recalls: bool = True) -> Iterator[bytes]:
+        """The content, checked piece by piece as it comes and as a whole at its end. Raises Damaged.
+
+        Without *recalls* it is for our own ends: nothing is charged, and nothing fetched ahead or asked back.
+        """
         digest = hashlib.sha256()
         size = 0
-        self._fetch_heavy(recipe)
+        if recalls:
+            self._fetch_heavy(recipe)
         for run in _runs(recipe.pieces):
-            for raw in self._run(run):
+            for raw in self._run(run, recalls=recalls):
                 digest.update(raw)
                 size += len(raw)
                 yield raw
@@ -240,35 +244,35 @@ class Recaller:
             if stored_bytes >= HEAVY_BYTES:
                 self._fetch_behind(self._pack(identity))
 
-    def _run(self, run: list[PieceRef]) -> Iterator[bytes]:
+    def _run(self, run: list[PieceRef], *, recalls: bool) -> Iterator[bytes]:
         """Neighbouring pieces of one pack, read at once."""
         pack = self._pack(run[0].pack)
         start = run[0].offset
         stored_bytes = run[-1].offset + run[-1].stored_bytes - start
-        if sum(ref.stored_bytes for ref in run) >= HEAVY_BYTES:
+        if recalls and sum(ref.stored_bytes for ref in run) >= HEAVY_BYTES:
             try:
                 self._shelf.fetch(pack)
             except (NoSpace, RecallBudgetSpent) as problem:  # its parts may still fit
                 log.warning("recall.no_room_for_pack", extra={"pack": pack.id.hex(), "why": str(problem)})
-        elif pack.contents_count > 1:
+        elif recalls and pack.contents_count > 1:
             self._fetch_behind(pack)
-        data = memoryview(self._shelf.read(pack, Span(start, stored_bytes)))
+        data = memoryview(self._shelf.read(pack, Span(start, stored_bytes), recalls=recalls))
         for ref in run:
             stored = data[ref.offset - start : ref.offset - start + ref.stored_bytes]
-            yield self._decoded(pack, ref, stored)
+            yield self._decoded(pack, ref, stored, recalls=recalls)
 
     def _piece(self, ref: PieceRef) -> bytes:
         pack = self._pack(ref.pack)
         return self._decoded(pack, ref, self._shelf.read(pack, Span(ref.offset, ref.stored_bytes)))
 
-    def _decoded(self, pack: packs.Pack, ref: PieceRef, stored: bytes | memoryview) -> bytes:
+    def _decoded(self, pack: packs.Pack, ref: PieceRef, stored: bytes | memoryview, *, recalls: bool = True) -> bytes:
         """The raw bytes of a piece, from any other copy if these are wrong."""
         cipher = self._cipher(pack)
         try:
             return packfile.open_piece(ref, stored, cipher)
         except Damaged:
             log.error("recall.damaged_piece", extra={"pack": ref.pack.hex(), "offset": ref.offset})  # noqa: TRY400 - the next copy decides
-        for read in self._shelf.others(pack):
+        for read in self._shelf.others(pack, recalls=recalls):
             try:
                 return packfile.open_piece(ref, read(Span(ref.offset, ref.stored_bytes)), cipher)
             except (TargetError, Damaged):
@@ -308,7 +312,7 @@ class Recaller:
             except queue.Full:
                 log.debug("recall.ahead_full")
 
-    def _recipe(self, sha256: Sha256, repository: RepositoryId) -> Recipe:
+    def _recipe(self, sha256: Sha256, repository: RepositoryId, *, recalls: bool = True) -> Recipe:
         with self._lock:
             known = self._recipes.get(sha256)
             if known is not None:
@@ -321,14 +325,14 @@ class Recaller:
             home = None if content is None else packs.get(reader, content.home)
         if content is None or home is None:
             raise RecallFailed(what=f"content {sha256.hex()}", why="the store does not know it")
-        recipe = self._read_recipe(home, content)
+        recipe = self._read_recipe(home, content, recalls=recalls)
         with self._lock:
             self._recipes[sha256] = recipe
             while len(self._recipes) > RECIPES_MAX:
                 self._recipes.popitem(last=False)
         return recipe
 
-    def _read_recipe(self, home: packs.Pack, content: contents.Content) -> Recipe:
+    def _read_recipe(self, home: packs.Pack, content: contents.Content, *, recalls: bool) -> Recipe:
         cipher = self._cipher(home)
 
         def matches(data: bytes) -> Recipe:
@@ -338,10 +342,10 @@ class Recaller:
             return recipe
 
         try:
-            return matches(self._shelf.read(home, content.recipe))
+            return matches(self._shelf.read(home, content.recipe, recalls=recalls))
         except Damaged:
             log.error("recall.damaged_recipe", extra={"pack": home.id.hex()})  # noqa: TRY400 - the next copy decides
-        for read in self._shelf.others(home):
+        for read in self._shelf.others(home, recalls=recalls):
             try:
                 return matches(read(content.recipe))
             except (TargetError, Damaged):
@@ -351,6 +355,10 @@ class Recaller:
     def check(self, sha256: Sha256, repository: RepositoryId) -> int:
         """Read a content from where it is stored and compare all of it; the bytes read. Raises like recall."""
         return sum(len(block) for block in self.bytes_of(self._recipe(sha256, repository)))
+
+    def reading(self, sha256: Sha256, repository: RepositoryId) -> Iterator[bytes]:
+        """A content from where it is stored, compared, for our own ends: no budget is charged. Raises as `recall`."""
+        return self.bytes_of(self._recipe(sha256, repository, recalls=False), recalls=False)
 
     # -- ranges of large files ---------------------------------------------------------------------------------
 

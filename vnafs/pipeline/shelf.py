@@ -83,10 +83,11 @@ class Shelf:
 
     # -- reading -----------------------------------------------------------------------------------------------
 
-    def read(self, pack: packs.Pack, span: Span) -> bytes:
+    def read(self, pack: packs.Pack, span: Span, *, recalls: bool = True) -> bytes:
         """Some bytes of a pack; not checked, the caller compares what it decodes.
 
         Raises RecallFailed; at once RecallBudgetSpent, and Rehydrating for what no target can give before hours.
+        Without *recalls* see `_from_targets`.
         """
         for path in (self._local(pack), self._cache(pack)):
             try:
@@ -105,7 +106,7 @@ class Shelf:
         def bring(target: Target) -> bytes:
             return b"".join(target.get(pack_object_name(pack.id), span))
 
-        return self._from_targets(pack, wanted, bring)
+        return self._from_targets(pack, wanted, bring, recalls=recalls)
 
     def _from_targets(
         self, pack: packs.Pack, size_bytes: int, bring: Callable[[Target], _T], *, recalls: bool = True
@@ -163,12 +164,13 @@ class Shelf:
                 problems.append(str(problem))
         return []
 
-    def others(self, pack: packs.Pack) -> Iterator[Callable[[Span], bytes]]:
+    def others(self, pack: packs.Pack, *, recalls: bool = True) -> Iterator[Callable[[Span], bytes]]:
         """One reader for each target that holds the pack, for when what came first was wrong."""
         for _, target in self._holding(pack, besides=0):
 
             def read(span: Span, target: Target = target) -> bytes:
-                self.budgets.charge(pack.repository, span.length or pack.size_bytes)
+                if recalls:
+                    self.budgets.charge(pack.repository, span.length or pack.size_bytes)
                 return b"".join(target.get(pack_object_name(pack.id), span))
 
             yield read

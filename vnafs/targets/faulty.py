@@ -12,10 +12,13 @@ from collections.abc import Iterator
 
 from vnafs.domain.clock import Clock, Instant
 from vnafs.domain.copies import Capabilities, Evidence
-from vnafs.domain.errors import TargetRefused, TargetUnavailable
+from vnafs.domain.errors import Damaged, TargetRefused, TargetUnavailable
 from vnafs.domain.ids import WHOLE, ObjectName, Span, TargetName
 from vnafs.domain.locks import Powers
 from vnafs.domain.rehydration import Rehydration
+from vnafs.targets.body import BytesBody
+from vnafs.targets.memory import MemoryTarget
+from vnafs.targets.mirror import Mirror
 from vnafs.targets.port import Body, Target
 
 _REFUSALS = frozenset({401, 403})
@@ -199,3 +202,53 @@ class FaultyTarget:
             if 0 <= fault.truncated_at <= at:
                 return
         self._lose(fault)
+
+
+class FaultyMirror:
+    """See Mirror. The operations of its faults are `probe`, `replace`, `remove` and `list`."""
+
+    def __init__(self, inner: Mirror, clock: Clock) -> None:
+        self._inner = inner
+        self.bad = FaultyTarget(MemoryTarget(inner.name), clock)
+        """Where its faults are scripted."""
+
+    @property
+    def name(self) -> TargetName:
+        """See Mirror."""
+        return self._inner.name
+
+    def probe(self, *, known: bool) -> bool:
+        """See Mirror."""
+        fault = self.bad._meet("probe")
+        found = self._inner.probe(known=known)
+        self.bad._lose(fault)
+        return found
+
+    def replace(self, name: str, body: Body, mtime_ns: int) -> None:
+        """See Mirror. A wrong byte is stored, and seen by whoever verifies it."""
+        fault = self.bad._meet("replace")
+        if fault.cut_at >= 0:
+            raise TargetUnavailable(target=self.name, why=f"scripted: cut after {fault.cut_at} bytes")
+        if fault.wrong_byte_at >= 0:
+            with body.open() as file:
+                self._inner.replace(name, BytesBody(file.read() + b"!"), mtime_ns)
+            raise Damaged(what=f"What was put on mirror {self.name}")
+        self._inner.replace(name, body, mtime_ns)
+        self.bad._lose(fault)
+
+    def remove(self, name: str) -> None:
+        """See Mirror."""
+        fault = self.bad._meet("remove")
+        self._inner.remove(name)
+        self.bad._lose(fault)
+
+    def list(self) -> Iterator[str]:
+        """See Mirror."""
+        fault = self.bad._meet("list")
+        names = [*self._inner.list()]
+        yield from names[: len(names) - fault.hidden]
+        self.bad._lose(fault)
+
+    def close(self) -> None:
+        """See Mirror."""
+        self._inner.close()

@@ -16,7 +16,9 @@ from vnafs.domain.locks import Lock, LockMode
 from vnafs.targets.address import Address, AzureAddress, DirectoryAddress, S3Address
 from vnafs.targets.credentials import AzureCredentials, Credentials, NoCredentials, S3Credentials
 from vnafs.targets.directory import DirectoryTarget
+from vnafs.targets.directory_mirror import DirectoryMirror
 from vnafs.targets.limits import Limits
+from vnafs.targets.mirror import Mirror
 from vnafs.targets.port import Target
 from vnafs.targets.removal import RemovalTarget
 from vnafs.targets.retrying import RetryingTarget
@@ -102,3 +104,27 @@ def check_lock(address: Address, seconds: int, mode: str, *, file: str, key: str
         fix = "Set it to 0" if isinstance(address, DirectoryAddress) else "Set it to 0, and a policy on the container"
         raise ConfigurationInvalid(file=file, key=f"{key}.lock_seconds", value=str(seconds), why=kind, fix=fix)
     return Lock(seconds, LockMode(mode))
+
+
+def open_mirror(
+    name: TargetName,
+    address: Address,
+    credentials: Credentials,
+    archive: bytes,
+    clock: Clock,
+    limits: Limits,
+) -> Mirror:
+    """A plain mirror of the archive with that id. Raises ConfigurationInvalid where there is no such thing."""
+    if isinstance(address, DirectoryAddress):
+        return DirectoryMirror(name, address.path, archive, clock)
+    if isinstance(address, S3Address) and isinstance(credentials, S3Credentials):
+        from vnafs.targets.s3_mirror import S3Mirror  # noqa: PLC0415  # large library, see above
+
+        return S3Mirror(name, address, credentials, archive, clock, limits)
+    raise ConfigurationInvalid(
+        file="",
+        key=f"mirror {name}",
+        value=type(credentials).__name__,
+        why="a mirror is a directory or an S3 bucket, with credentials for it",
+        fix="Write file:// or s3://, and name a credentials file with the keys of that provider",
+    )
