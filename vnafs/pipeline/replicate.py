@@ -22,6 +22,7 @@ from vnafs.domain.errors import (
     Damaged,
     NoSpace,
     ObjectExists,
+    ObjectLocked,
     ObjectMissing,
     ObjectStays,
     RecallFailed,
@@ -298,11 +299,15 @@ class Replicator:
         if asked is None or asked.removal is not Removal.ASKED:
             return  # the transfer was to bring it
         became = Asked(Removal.GONE)
+        soon = self._clock.now() + int(REFUSED_SECONDS * NANOSECONDS)
         try:
             self.target.delete(pack_object_name(removed.id))
+        except ObjectLocked as problem:
+            became = Asked(Removal.LATER, Instant(max(soon, int(str(problem.fields["until_ns"])))))
+            log.info("collect.locked", extra={"target": self.name, "why": str(problem)})
         except TargetRefused as problem:
+            became = Asked(Removal.LATER, Instant(soon))
             log.warning("collect.refused", extra={"target": self.name, "why": str(problem)})
-            became = Asked(Removal.LATER, Instant(self._clock.now() + int(REFUSED_SECONDS * NANOSECONDS)))
         self._faults.reach("collect.deleted")
         with self._store.write() as tx:
             condemned.note(tx, number, self.number, became)
