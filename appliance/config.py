@@ -78,6 +78,8 @@ class ManifestSettings:
 
     seconds_max: float = 60.0
     """Changes reach the targets no later than this, and are lost with this machine before."""
+    kept_seconds: float = 2_592_000.0
+    """What is older and needed by no restore is removed from targets (30 days); 0: nothing is."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -431,6 +433,8 @@ def _is_within(url: str, other: str) -> bool:
 def _check_periods(configuration: Configuration, table: _Table) -> None:
     if (seconds := configuration.manifests.seconds_max) < 0.05:
         table.fail("manifests.seconds_max", seconds, "is less than 0.05", "60 is a good choice")
+    if 0 < (seconds := configuration.manifests.kept_seconds) < 1:
+        table.fail("manifests.kept_seconds", seconds, "is less than one", "2592000 (30 days) is a good choice")
     if (seconds := configuration.scrub.period_seconds) < 1:
         table.fail("scrub.period_seconds", seconds, "is less than one", "2592000 (30 days) is a good choice")
     if 0 < (seconds := configuration.collection.after_seconds) < 1:

@@ -105,6 +105,7 @@ def run(configuration: Configuration, environ: Mapping[str, str], faults: Faults
         configuration=functools.partial(config.text, archive),
         superseded=superseded,
         seconds_max=configuration.manifests.seconds_max,
+        kept_seconds=configuration.manifests.kept_seconds,
         clock=clock,
         faults=faults,
         fatal=_end,
@@ -246,7 +247,11 @@ def destinations(configuration: Configuration, environ: Mapping[str, str]) -> di
         lock = check_lock(address, target.lock_seconds, target.lock_mode, file=configuration.file, key=key)
         opened = functools.partial(_open, target, address, credentials, removal, lock)
         found[TargetName(target.name)] = Destination(
-            opened, target.url, target.transfers_max, target.storage_days_min * DAY_SECONDS, lock
+            opened,
+            target.url,
+            target.transfers_max,
+            lock,
+            storage_seconds_min=target.storage_days_min * DAY_SECONDS,
         )
     return found
 

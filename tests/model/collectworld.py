@@ -38,6 +38,7 @@ class Collecting(Recorded):
             ),
             fold=self.fs.fold,
             covers=self.manifests.covers,
+            leads=self.manifests.leads,
             storage_seconds_min=lambda: {one.number: self.storage_seconds_min for one in tiering.replicators()},
             kick=tiering.kick,
             gone=tiering.contents_gone,

@@ -37,12 +37,13 @@ class CollectedLife(RecordedLife):
         # one thread records here: a file of more pieces than packs may wait would wait for itself
         self.contents = [data for data in self.contents if len(data) < 100_000]
         self.contents += [self.dice.randbytes(self.dice.choice((5_000, 60_000))) for _ in range(20)]
-        self.steps += [(25, self.collect), (8, self.expire), (6, self.wait_long)]
+        self.steps += [(25, self.collect), (8, self.expire), (6, self.wait_long), (1, self.trim)]
         self.world.keep(self.dice.choice((0, 60, 2_000)))
         self.removed = 0
 
     def made(self, home: Path) -> World:
         Collecting.live_percent_min = self.dice.choice((0.0, 40.0, 80.0))
+        Collecting.kept_seconds = self.dice.choice((0.0, 500.0, 20_000.0))
         return Collecting(home, pack_target_bytes=96 * 1024, copies_min=self.copies_min, encrypted=self.encrypted)
 
     @property
@@ -54,6 +55,9 @@ class CollectedLife(RecordedLife):
         for _ in range(self.dice.randrange(1, 4)):
             self.collecting.collector.step()
         self.removed = max(self.removed, self.collecting.collector.collected.removed)
+
+    def trim(self) -> None:
+        self.collecting.manifests.trim_now()
 
     def wait_long(self) -> None:
         self.world.clock.advance(self.dice.choice((60.0, 600.0, 4_000.0)))

@@ -47,6 +47,7 @@ class Recorded(World):
     """An archive with manifests, recorded when a test says so."""
 
     superseded = ""
+    kept_seconds = 0.0
 
     def begin(self) -> None:
         super().begin()
@@ -62,6 +63,7 @@ class Recorded(World):
             places=self.tiering.replicators,
             superseded=self._supersede,
             seconds_max=60.0,
+            kept_seconds=self.kept_seconds,
             keys=self.tiering.keys,
             clock=self.clock,
             faults=self.fate,

@@ -64,6 +64,7 @@ RARE_POINTS: tuple[str, ...] = (
     # manifest: all rows are written down; at the first start, and then seldom
     "manifest.runs",
     "manifest.snapshot",
+    "manifest.trimmed",
     # condemn: a pack that no place has whole is given up; reached only after something rotted
     "condemn.marked",
     "condemn.taken_back",

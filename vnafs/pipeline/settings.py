@@ -47,7 +47,7 @@ class Destination:
     """Makes the target, given what its last probe found."""
     url: str
     transfers_max: int
-    storage_seconds_min: float = 0.0
-    """What it charges for at least for each object: one that goes earlier costs as much."""
     lock: Lock | None = None
     """What the target gives to each object that is put there."""
+    storage_seconds_min: float = 0.0
+    """What it charges for at least for each object: one that goes earlier costs as much."""

@@ -118,7 +118,8 @@ class Collector:
     """See the module.
 
     *fold* is the tree's barrier; *covers* says whether a target has a manifest of ours that knows the store's feed up
-    to a number; *storage_seconds_min* what targets charge for at least; *gone* is told that contents are no more.
+    to a number, *leads* looks whether nobody else has written there; *storage_seconds_min* is what targets charge for
+    at least; *gone* is told that contents are no more.
     """
 
     def __init__(  # noqa: PLR0913 - parts and exits, each named where it is wired
@@ -131,6 +132,7 @@ class Collector:
         repacker: Repacker,
         fold: Callable[[], None],
         covers: Callable[[int, int], bool],
+        leads: Callable[[int], bool],
         storage_seconds_min: Callable[[], Mapping[int, float]],
         kick: Callable[[], None],
         gone: Callable[[], None],
@@ -146,6 +148,7 @@ class Collector:
         self._repacker = repacker
         self._fold = fold
         self._covers = covers
+        self._leads = leads
         self._storage_seconds_min = storage_seconds_min
         self._kick = kick
         self._gone = gone
@@ -482,8 +485,13 @@ class Collector:
                 if len(rows) == REMOVED_AT_ONCE:
                     break
         asked = 0
+        leading: dict[int, bool] = {}
         for number, row, due in rows:
             covered = [target for target in due if self._covers(target, row.feed)]
+            for target in covered:
+                if target not in leading:  # a look at the target itself, once for all rows
+                    leading[target] = self._leads(target)
+            covered = [target for target in covered if leading[target]]
             if not covered and due:
                 continue
             with self._store.write() as tx:

@@ -60,6 +60,32 @@ class Sent:
     snapshot: int | None = None
 
 
+TRIM = "manifest.trim"
+
+
+def trim_wanted(reader: Reader) -> int | None:
+    """The number up to which everything is to go from targets; 0 while that is not settled, None for none."""
+    return meta.get_int(reader, TRIM)
+
+
+def set_trim_wanted(tx: Transaction, number: int | None) -> None:
+    """Want that, or no more."""
+    if number is None:
+        meta.remove(tx, TRIM)
+    else:
+        meta.set_int(tx, TRIM, number)
+
+
+def oldest_of(reader: Reader, target: int) -> int | None:
+    """The lowest number of which anything is left on a target, as of the last trim; None before the first."""
+    return meta.get_int(reader, f"manifest.oldest.{target}")
+
+
+def set_oldest(tx: Transaction, target: int, number: int) -> None:
+    """Store that."""
+    meta.set_int(tx, f"manifest.oldest.{target}", number)
+
+
 def position(reader: Reader) -> Position:
     """How far the ledger has come, from its rows."""
     digest = meta.get_bytes(reader, DIGEST)

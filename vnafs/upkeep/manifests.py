@@ -22,7 +22,7 @@ from vnafs.index import meta
 from vnafs.index.engine import Engine
 from vnafs.pipeline.keys import Keys
 from vnafs.targets.port import Target
-from vnafs.upkeep.ledger import Ledger, Sent, sent
+from vnafs.upkeep.ledger import Ledger, Sent, oldest_of, sent, set_trim_wanted, trim_wanted
 from vnafs.upkeep.record import Record
 from vnafs.upkeep.send import Send
 
@@ -89,6 +89,7 @@ class Manifests:
         places: Callable[[], Collection[Place]],
         superseded: Callable[[str], None],
         seconds_max: float,
+        kept_seconds: float = 0.0,
         keys: Keys | None = None,
         clock: Clock,
         faults: Faults,
@@ -114,6 +115,7 @@ class Manifests:
         self._places = places
         self._superseded = superseded
         self._seconds_max = seconds_max
+        self._kept_seconds = kept_seconds
         self._clock = clock
         self._faults = faults
         self._fatal = fatal
@@ -202,6 +204,7 @@ class Manifests:
                 self._again.clear()
                 self._record.snapshot()
             self._record.step()
+            self._settle_trim()
             self.why = ""
         except StorageFailed:
             raise
@@ -215,6 +218,53 @@ class Manifests:
             return False
         done = [send.step() for send in current]  # all of them, whatever became of the first
         return all(done)
+
+    # -- what is not needed any more -----------------------------------------------------------------------------
+
+    def trim_now(self) -> None:
+        """Have everything that was recorded so far go from each target, once a newer snapshot is there; soon.
+
+        It is remembered: a crash does not make it undone. `oldest` says how far it is.
+        """
+        with self._store.write() as tx:
+            set_trim_wanted(tx, 0)
+        self._store.sync(self._store.position)
+        self.hurry()
+
+    def _settle_trim(self) -> None:
+        """Make the snapshot that such a trim needs; what is before it goes from the local disk at once."""
+        with self._store.read() as reader:
+            wanted = trim_wanted(reader)
+        if wanted is None or 0 < wanted <= self.ledger.position().snapshot_from:
+            return
+        if not wanted:
+            with self._store.write() as tx:
+                set_trim_wanted(tx, self.ledger.position().number)
+            self._store.sync(self._store.position)
+        self._record.snapshot()
+        self._record.forget_older()
+        with self._lock:
+            senders = list(self._senders.values())
+        for send in senders:
+            send.trim_soon()
+
+    def oldest(self, target: int) -> int | None:
+        """The lowest number of a segment or snapshot of which anything is left on a target; None: nobody knows."""
+        with self._store.read() as reader:
+            return oldest_of(reader, target)
+
+    def leads(self, target: int) -> bool:
+        """Whether nobody but us has written manifests to a target, looked at now; False when it does not answer."""
+        for send in self._current():
+            if send.number != target or self.rival:
+                continue
+            try:
+                return send.leads()
+            except Superseded as problem:
+                self._stop_for(str(problem))
+            except (VnaError, OSError) as problem:
+                log.info("manifest.not_compared", extra={"target": send.name, "why": str(problem)})
+        return False
 
     def snapshot(self) -> None:
         """Make a new snapshot now. Raises DaemonUnreachable, NoSpace, StorageFailed."""
@@ -241,6 +291,7 @@ class Manifests:
                     epoch=self._epoch,
                     go_on_after=self._go_on_after,
                     keys=self._keys,
+                    kept_seconds=self._kept_seconds,
                     fatal=self._fatal,
                 )
             if self._started:

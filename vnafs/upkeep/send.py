@@ -7,7 +7,6 @@ of this machine came back, or a copy of it runs. Nothing is sent then, to no tar
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import logging
 import threading
@@ -15,9 +14,19 @@ from collections.abc import Callable, Iterator
 
 from vnafs.content import manifest
 from vnafs.content.manifest import Header, Kind, Operation
-from vnafs.domain.clock import Clock
+from vnafs.domain.clock import NANOSECONDS, Clock, Instant
 from vnafs.domain.copies import Capabilities
-from vnafs.domain.errors import Damaged, FormatUnknown, KeyMissing, ObjectExists, ObjectMissing, Superseded, VnaError
+from vnafs.domain.errors import (
+    Damaged,
+    FormatUnknown,
+    KeyMissing,
+    ObjectExists,
+    ObjectMissing,
+    Superseded,
+    TargetError,
+    TargetUnavailable,
+    VnaError,
+)
 from vnafs.domain.faults import Faults
 from vnafs.domain.ids import ObjectName, Sha256, Span, TargetName
 from vnafs.index.engine import Engine
@@ -27,12 +36,27 @@ from vnafs.targets.discarding import discard
 from vnafs.targets.port import Target
 from vnafs.targets.verifying import verify
 from vnafs.upkeep.heads import head_of
-from vnafs.upkeep.ledger import Ledger, Position, Sent, digest_of, sent, set_sent
+from vnafs.upkeep.ledger import (
+    Ledger,
+    Position,
+    Sent,
+    digest_of,
+    oldest_of,
+    sent,
+    set_oldest,
+    set_sent,
+    trim_wanted,
+)
+from vnafs.upkeep.trim import Trim
 
 log = logging.getLogger(__name__)
 
 BACKOFF_SECONDS_MIN = 1.0
 BACKOFF_SECONDS_MAX = 60.0
+TRIM_SECONDS = 6 * 3600.0
+"""Between two trims of a target."""
+TRIM_AGAIN_SECONDS = 600.0
+"""After one that did not go to its end."""
 OBJECT_BYTES_MAX = 300 * 1024 * 1024
 """Read of what is at a name of ours."""
 
@@ -42,7 +66,7 @@ class Send:
 
     *rival* is told why, once; *rotten* of a local object that is not what was written. *epoch* is the archive's, and
     *go_on_after* is told of a number that an earlier life of the archive used up on this target. *keys* are those of
-    an encrypted archive.
+    an encrypted archive. What is older than *kept_seconds* and needed by no restore is removed there; 0: nothing is.
     """
 
     def __init__(  # noqa: PLR0913 - what it sends, where, and whom it tells, each named where it is wired
@@ -61,8 +85,11 @@ class Send:
         epoch: Callable[[], int],
         go_on_after: Callable[[int], None],
         keys: Keys | None = None,
+        kept_seconds: float = 0.0,
         fatal: Callable[[BaseException], None],
     ) -> None:
+        self._kept_seconds = kept_seconds
+        self._trim_not_before = clock.monotonic()
         self.number = number
         self.target = target
         self.why = ""
@@ -135,6 +162,7 @@ class Send:
                 self._keys.bring(self.target, self._capabilities())
             while not self._stopping and self._send_next():
                 pass
+            self._trim()
         except Superseded as rival:
             self._stopping = True
             self.why = str(rival)
@@ -162,9 +190,57 @@ class Send:
         if there.number < self._ledger.position().number:
             return  # what is sent next will show it
         # no number is left out on any target, so whoever went on has taken the next one
-        with contextlib.suppress(ObjectMissing):
+        try:
             self.target.evidence(manifest.segment_name(there.number + 1))
+        except ObjectMissing:
+            self.leads()  # unless it was long ago, and the one who went on has trimmed
+        else:
             self._look_at(manifest.segment_name(there.number + 1))
+
+    # -- what is not needed any more -----------------------------------------------------------------------------
+
+    def leads(self) -> bool:
+        """Whether the last segment there is the last that we sent, looked at now. Raises Superseded, TargetError."""
+        there = self.sent().number
+        head = max(filter(None, map(manifest.number_in, self.target.list(manifest.SEGMENTS))), default=0)
+        if head > there:
+            self._look_at(manifest.segment_name(head))
+        return head == there and head > 0
+
+    def _trim(self) -> None:
+        """Remove what no restore needs, when that is due and all that was recorded is there. Raises Superseded."""
+        now, there = self._ledger.position(), self.sent()
+        if self._clock.monotonic() < self._trim_not_before or now.snapshot is None:
+            return
+        with self._store.read() as reader:
+            wanted, oldest = trim_wanted(reader) or 0, oldest_of(reader, self.number) or 0
+        all_before = bool(wanted) and oldest <= wanted <= now.snapshot_from
+        if there != Sent(now.number, now.snapshot) or not (self._kept_seconds or all_before):
+            return
+        self._trim_not_before = self._clock.monotonic() + TRIM_AGAIN_SECONDS
+        before = Instant(self._clock.now() - int(0 if all_before else self._kept_seconds * NANOSECONDS))
+        try:
+            if not self.leads():
+                return
+            work = Trim(self.target, self._archive, self._secrets(), self._go_on_trimming)
+            trimmed = work.trim(before, base_min=now.snapshot if all_before else 0)
+        except TargetError as problem:
+            log.warning("manifest.not_trimmed", extra={"target": self.name, "why": str(problem)})
+            return
+        if trimmed is not None:
+            with self._store.write() as tx:
+                set_oldest(tx, self.number, trimmed.oldest)
+            self._faults.reach("manifest.trimmed")
+        if not all_before or (trimmed is not None and trimmed.oldest > wanted):
+            self._trim_not_before = self._clock.monotonic() + TRIM_SECONDS
+
+    def trim_soon(self) -> None:
+        """Not only when it is time again."""
+        self._trim_not_before = self._clock.monotonic()
+
+    def _go_on_trimming(self) -> None:
+        if self._stopping:
+            raise TargetUnavailable(target=self.name, why="the archive is stopping")
 
     def needed(self) -> Iterator[ObjectName]:
         """What a restore from this target needs, and it has: the last snapshot, its runs, the segments from it on."""
