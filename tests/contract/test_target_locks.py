@@ -32,6 +32,7 @@ from vnafs.targets.memory import MemoryTarget
 from vnafs.targets.open import open_adapter, open_target
 from vnafs.targets.port import Target
 from vnafs.targets.retrying import RetryingTarget
+from vnafs.targets.s3_versions import VERSIONS_AT_ONCE
 from vnafs.targets.throttled import ThrottledTarget
 from vnafs.targets.verifying import verify
 
@@ -270,6 +271,27 @@ def test_what_is_written_over_or_hidden_is_read_as_it_was(vault: Vault) -> None:
             verify(reader, name, OURS.size_bytes, OURS.sha256, reader.probe())
         assert reader.put(A, OURS).size_bytes == OURS.size_bytes
         assert whole(reader, A) == OURS.data
+
+
+@pytest.mark.parametrize("kind", ["radosgw", "moto"])
+def test_however_often_it_is_written_over_the_first_is_read(kind: str, request: pytest.FixtureRequest) -> None:
+    server: S3Endpoint = request.getfixturevalue(f"{kind}_server")
+    bucket, client = server.make_bucket(ObjectLockEnabledForBucket=True), server.client()
+    address = parse_address(server.target_url(bucket, "p"))
+    with contextlib.closing(open_adapter(NAME, address, OWNER, SystemClock(), SMALL_PARTS)) as target:
+        target.put(A, OURS)
+        target.put(ObjectName(f"{A}.later"), OURS)
+        for number in range(VERSIONS_AT_ONCE * 2 + 3):
+            client.put_object(Bucket=bucket, Key=f"p/{A}", Body=b"pay us %d" % number)
+            client.delete_object(Bucket=bucket, Key=f"p/{A}")
+    with contextlib.closing(open_adapter(NAME, address, OWNER, SystemClock(), SMALL_PARTS)) as target:
+        assert whole(target, A) == OURS.data
+        assert list(target.list("packs/")) == [A, f"{A}.later"]
+        target.delete(A)
+        assert list(target.list("packs/")) == [f"{A}.later"]
+        with pytest.raises(ObjectMissing):
+            target.evidence(A)
+        target.put(A, OURS)
 
 
 def test_removing_what_was_written_over_never_makes_the_rubbish_the_object(vault: Vault) -> None:
