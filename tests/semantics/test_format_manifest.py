@@ -371,7 +371,7 @@ def test_m3_any_changed_byte_is_reported(segment):
     for at in range(len(segment.data)):
         broken = bytearray(segment.data)
         broken[at] ^= 0x40
-        with pytest.raises((errors.Damaged, errors.FormatUnknown)):
+        with pytest.raises(errors.Damaged):  # a flipped bit is never taken for another program's
             list(manifest.decode(bytes(broken))[1])
     for cut in (0, 100, 384, len(segment.data) - 1):
         with pytest.raises(errors.Damaged):

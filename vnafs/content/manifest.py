@@ -182,16 +182,22 @@ def encode(header: Header, rows: Iterable[Row], keys: Keys | None = None) -> byt
 _WITH_VALUE = frozenset((Operation.PUT, Operation.RUN))
 
 
+def _is_guarded(header: bytes) -> bool:
+    (guard,) = _GUARD.unpack_from(header, len(header) - _GUARD.size)
+    return bool(guard == xxhash.xxh3_64_intdigest(header[: -_GUARD.size]))
+
+
 def decode_header(data: bytes) -> Header:
     """What an object says of itself. Raises Damaged, or FormatUnknown for what a later program wrote."""
     if len(data) < HEADER_BYTES or data[:8] != MAGIC:
         raise errors.Damaged(what="the header of a manifest object")
     fields = _HEADER.unpack_from(data)
     version, length, flags = fields[1:4]
-    if version > FORMAT_VERSION:
+    # in every version the last eight bytes of a header guard it: a flipped bit is no later program
+    is_right = HEADER_BYTES <= length <= len(data) and _is_guarded(data[:length])
+    if version > FORMAT_VERSION and (is_right or length > len(data)):
         raise errors.FormatUnknown(what="a manifest object", found=version, known=FORMAT_VERSION)
-    (guard,) = _GUARD.unpack_from(data, HEADER_BYTES - _GUARD.size)
-    if version == 0 or length != HEADER_BYTES or guard != xxhash.xxh3_64_intdigest(data[: HEADER_BYTES - _GUARD.size]):
+    if version == 0 or length != HEADER_BYTES or not is_right:
         raise errors.Damaged(what="the header of a manifest object")
     if flags & _MUST_UNDERSTAND:
         raise errors.FormatUnknown(what="a manifest object's flags", found=f"{flags:#x}", known=0)
