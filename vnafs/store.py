@@ -374,12 +374,26 @@ def open_collector(  # noqa: PLR0913 - parts and exits, each named where it is w
 
 
 def open_renewal(
-    store: Engine, tiering: Tiering, manifests: Manifests, *, clock: Clock, fatal: Callable[[BaseException], None]
+    store: Engine,
+    namespace: Engine,
+    tiering: Tiering,
+    manifests: Manifests,
+    *,
+    clock: Clock,
+    fatal: Callable[[BaseException], None],
 ) -> Renewal:
     """What renews the locks of objects on targets."""
-    from vnafs.upkeep.renewal import Renewal  # noqa: PLC0415 - only tierd needs it
+    from vnafs.upkeep.renewal import Renewal  # noqa: PLC0415 - only tierd needs them
+    from vnafs.upkeep.retained import Retained  # noqa: PLC0415
 
-    return Renewal(store, holders=tiering.replicators, needed=manifests.needed, clock=clock, fatal=fatal)
+    return Renewal(
+        store,
+        holders=tiering.replicators,
+        needed=manifests.needed,
+        retained=Retained(store, namespace).until,
+        clock=clock,
+        fatal=fatal,
+    )
 
 
 def make_receipt_key(archive: str) -> None:

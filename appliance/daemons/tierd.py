@@ -135,7 +135,7 @@ def run(configuration: Configuration, environ: Mapping[str, str], faults: Faults
         faults=faults,
         fatal=_end,
     )
-    renewal = archive_store.open_renewal(engine, tiering, manifests, clock=clock, fatal=_end)
+    renewal = archive_store.open_renewal(engine, namespace, tiering, manifests, clock=clock, fatal=_end)
     mirrors = archive_store.open_mirrors(archive, namespace, tiering, clock=clock, faults=faults, fatal=_end)
     wanted_mirrors = functools.partial(_mirrors, engine=namespace, environ=environ, clock=clock)
     control = TieringControl(

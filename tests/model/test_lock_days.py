@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import random
 from pathlib import Path
 
@@ -9,13 +10,17 @@ import pytest
 
 from tests.model.test_manifest_model import Recorded
 from tests.model.test_scrub_days import Scrubbed
-from vnafs.domain.clock import NANOSECONDS
+from vnafs.domain.clock import NANOSECONDS, Instant
 from vnafs.domain.errors import ObjectLocked
 from vnafs.domain.files import FileState
-from vnafs.domain.ids import ObjectName, TargetName
-from vnafs.domain.locks import Lock
+from vnafs.domain.ids import Inode, ObjectName, TargetName, pack_object_name
+from vnafs.domain.locks import Lock, LockMode
+from vnafs.domain.retention import RetentionMode
+from vnafs.index import condemned, contents, packs
+from vnafs.pipeline import doomed
 from vnafs.targets.body import BytesBody
 from vnafs.upkeep.renewal import AWAY_SECONDS, Renewal
+from vnafs.upkeep.retained import Retained
 
 A, B = TargetName("a"), TargetName("b")
 DAY = 86_400.0
@@ -116,6 +121,7 @@ class Locked(Recorded):
             self._store,
             holders=self.tiering.replicators,
             needed=self.manifests.needed,
+            retained=Retained(self._store, self._namespace).until,
             clock=self.clock,
             fatal=_raise,
         )
@@ -230,3 +236,49 @@ def test_an_object_that_is_gone_is_no_end_of_the_walk(locked: Locked) -> None:
     locked.stores[A].delete(first)
     locked.renew_all()
     assert locked.shortest_seconds(A, "packs/") > 29 * DAY
+
+
+@pytest.mark.parametrize("mode", list(RetentionMode)[1:])
+@pytest.mark.parametrize("firm", list(LockMode))
+def test_packs_of_a_committed_file_are_locked_until_its_date_and_no_others(
+    home: Path, mode: RetentionMode, firm: LockMode
+) -> None:
+    locked = Locked(home, pack_target_bytes=16 * 1024)
+    locked.lock = dataclasses.replace(LOCK, mode=firm)
+    locked.stop()
+    locked.begin()
+    filled(locked)
+    repository = locked.fs.repositories.named("share")
+    locked.fs.repositories.set(dataclasses.replace(repository, retention=mode, retention_seconds=int(DAY)))
+    locked.fs.retentions.retain([(locked.inode(b"3"), Inode(0))], seconds=int(900 * DAY))
+    locked.clock.advance(8 * DAY)
+    locked.renew_all()
+    left = [(locked.stores[A].retained(name) or 0) - locked.clock.now() for name in locked.stored(A)]
+    long = [seconds for seconds in left if seconds > 800 * DAY * NANOSECONDS]
+    may_be_shortened = mode is RetentionMode.GOVERNANCE and firm is LockMode.COMPLIANCE
+    assert len(long) in ({0} if may_be_shortened else {1, 2}), "the one with its bytes, and the one with its recipe"
+    assert len(left) > 2
+    locked.renew_all()
+    assert max(row.renewed for row in locked.renewal.progress.values()) < len(left)
+
+
+def test_the_lock_of_a_pack_that_is_about_to_be_collected_runs_out(home: Path) -> None:
+    locked = Locked(home, pack_target_bytes=64 * 1024)
+    filled(locked)
+    with locked.reading() as reader:
+        found = next(packs.every(reader))
+    with locked.writing() as tx:
+        for number in doomed.used(tx, found):
+            for inode, version in list(contents.uses(tx, number)):
+                contents.drop_use(tx, number, inode, version)
+        row = condemned.Condemned(found.id, found.sha256, found.size_bytes, condemned.Stage.CONDEMNED, Instant(1))
+        condemned.put(tx, found.number, row)
+    for _ in range(5):
+        locked.clock.advance(8 * DAY)
+        locked.renew_all()
+    locked.stores[A].delete(pack_object_name(found.id))
+    others = set(locked.stored(A))
+    assert others
+    for name in others:
+        with pytest.raises(ObjectLocked):
+            locked.stores[A].delete(name)

@@ -23,7 +23,7 @@ from vnafs.domain.clock import NANOSECONDS, Clock, Instant
 from vnafs.domain.copies import CopyState
 from vnafs.domain.errors import NotFound, VnaError
 from vnafs.domain.faults import Faults
-from vnafs.domain.ids import ContentNumber, PackNumber, RepositoryId
+from vnafs.domain.ids import PackNumber, RepositoryId
 from vnafs.domain.repositories import Repository
 from vnafs.index import condemned, contents, copies, feeds, packs, protections, targets
 from vnafs.index.condemned import Asked, Condemned, Removal, Stage
@@ -315,7 +315,7 @@ class Collector:
                 continue
             with self._store.read() as reader:
                 pack = packs.get(reader, number)
-                used = [] if pack is None else _used(reader, pack)
+                used = [] if pack is None else doomed.used(reader, pack)
                 needed = [content for one in used if (content := contents.get(reader, one)) is not None]
             yield from needed
 
@@ -420,7 +420,7 @@ class Collector:
                 rule = rules.get(pack.repository)
                 if rule is not None and _is_frozen(rule):
                     continue
-                if _used(reader, pack):
+                if doomed.used(reader, pack):
                     continue
                 count += max(1, pack.contents_count)
                 yield pack
@@ -560,12 +560,6 @@ def _is_frozen(rule: Repository) -> bool:
 def _protected(reader: Reader) -> set[Name]:
     """The contents that are copies of files that stay open; no use tells of them."""
     return {(row.repository, copy.sha256) for row in protections.every(reader) for copy in row.copies()}
-
-
-def _used(reader: Reader, pack: Pack) -> list[ContentNumber]:
-    """The contents that cannot be without a pack and that somebody has."""
-    own = sorted(contents.used_of_run(reader, pack.contents_first, pack.contents_count))
-    return own + [one for one in list(contents.leaning_on(reader, pack.number)) if contents.is_used(reader, one)]
 
 
 def _is_coming(reader: Reader, content: Content) -> bool:

@@ -3,7 +3,8 @@
 Each target that locks what is put there is walked over four times in the length of a lock: every pack that the index
 knows to be verified there, what a restore needs of the manifests, and the keyrings. A lock with less than half left is
 put to its full length again. So what is looked at just before its half still has a quarter left at the next look.
-What the index no longer knows is not renewed, and may go when its lock ends.
+What the index no longer knows, or is about to collect, is not renewed, and may go when its lock ends. A pack that a
+committed file needs is locked until that file's date, if it is later.
 
 One thread, one object at a time, at a limited rate; a cursor for each target says where it goes on after a restart.
 A target that does not answer is left alone for a while, and holds up no other. It changes nothing but locks, and only
@@ -19,13 +20,16 @@ from collections.abc import Callable, Collection, Iterator
 from typing import Protocol
 
 from vnafs.content import keyring
-from vnafs.domain.clock import NANOSECONDS, Clock
+from vnafs.domain.clock import NANOSECONDS, Clock, Instant
 from vnafs.domain.copies import CopyState
 from vnafs.domain.errors import ObjectMissing, VnaError
 from vnafs.domain.ids import ObjectName, PackNumber, TargetName, pack_object_name
-from vnafs.domain.locks import Lock
-from vnafs.index import copies, counts, meta, packs
-from vnafs.index.engine import Engine
+from vnafs.domain.locks import Lock, LockMode
+from vnafs.index import condemned, copies, counts, meta, packs
+from vnafs.index.condemned import Stage
+from vnafs.index.engine import Engine, Reader
+from vnafs.index.packs import Pack
+from vnafs.pipeline import doomed
 from vnafs.targets.port import Target
 
 log = logging.getLogger(__name__)
@@ -75,8 +79,20 @@ class Progress:
     """What keeps locks there from being renewed, if anything."""
 
 
+@dataclasses.dataclass(frozen=True, slots=True)
+class Wanted:
+    """An object, and until when it is locked at least."""
+
+    name: ObjectName
+    until: Instant = Instant(0)
+
+
 class Renewal:
-    """See the module. *needed* names what a restore from a target needs of the manifests there."""
+    """See the module.
+
+    *needed* names what a restore from a target needs of the manifests there; *retained* says until when a pack must
+    stay, as far as a lock of that mode may say so.
+    """
 
     def __init__(
         self,
@@ -84,16 +100,18 @@ class Renewal:
         *,
         holders: Callable[[], Collection[Holder]],
         needed: Callable[[int], Iterator[ObjectName]],
+        retained: Callable[[Pack, LockMode], Instant],
         clock: Clock,
         fatal: Callable[[BaseException], None],
     ) -> None:
         self._store = store
         self._holders = holders
         self._needed = needed
+        self._retained = retained
         self._clock = clock
         self._fatal = fatal
         self.progress: dict[TargetName, Progress] = {}
-        self._walks: dict[int, Iterator[ObjectName]] = {}
+        self._walks: dict[int, Iterator[Wanted]] = {}
         self._not_before: dict[int, float] = {}
         self._others_not_before: dict[int, float] = {}
         self._stopping = threading.Event()
@@ -130,9 +148,9 @@ class Renewal:
             pause = min(pause, lock.seconds / WALKS / 2)
             shown = self.progress.setdefault(holder.name, Progress())
             try:
-                name = self._next(holder, lock)
-                if name is not None:
-                    self._look_at(holder, lock, name, shown)
+                wanted = self._next(holder, lock)
+                if wanted is not None:
+                    self._look_at(holder, lock, wanted, shown)
                     pause = min(pause, self._pause_seconds(holder, lock))
                 shown.why = ""
             except (VnaError, OSError) as problem:
@@ -151,20 +169,21 @@ class Renewal:
             rows = counts.get(reader, counts.verified(holder.number)).rows
         return min(OBJECT_SECONDS, lock.seconds / WALKS / 2 / (rows + 1))
 
-    def _look_at(self, holder: Holder, lock: Lock, name: ObjectName, shown: Progress) -> None:
+    def _look_at(self, holder: Holder, lock: Lock, wanted: Wanted, shown: Progress) -> None:
         now = self._clock.now()
         try:
-            if lock.is_worn(holder.target.retained(name), now):
-                holder.target.retain(name, lock.until(now))
+            until = holder.target.retained(wanted.name)
+            if lock.is_worn(until, now) or (until or 0) < wanted.until:
+                holder.target.retain(wanted.name, max(lock.until(now), wanted.until))
                 shown.renewed += 1
         except ObjectMissing:
             # whether that is a loss is for scrub to say
-            log.warning("renewal.missing", extra={"target": holder.name, "object": name})
+            log.warning("renewal.missing", extra={"target": holder.name, "object": wanted.name})
         shown.looked_at += 1
 
     # -- the walk ----------------------------------------------------------------------------------------------
 
-    def _next(self, holder: Holder, lock: Lock) -> ObjectName | None:
+    def _next(self, holder: Holder, lock: Lock) -> Wanted | None:
         """The next object of a walk that is due; None when there is nothing to look at now."""
         while True:
             walk = self._walks.get(holder.number) or self._begun(holder, lock)
@@ -176,10 +195,10 @@ class Renewal:
                 return found
             del self._walks[holder.number]
 
-    def _begun(self, holder: Holder, lock: Lock) -> Iterator[ObjectName] | None:
+    def _begun(self, holder: Holder, lock: Lock) -> Iterator[Wanted] | None:
         """A walk that is due, if one is: over packs, or over what is less and begins again with each process."""
         if self._is_due(holder, lock):
-            return self._packs(holder)
+            return self._packs(holder, lock)
         if self._clock.monotonic() >= self._others_not_before.get(holder.number, 0.0):
             return self._others(holder, lock)
         return None
@@ -192,45 +211,52 @@ class Renewal:
         # one from the future was recorded before the clock was set back
         return began is None or under_way or began > now or now - began >= lock.seconds * NANOSECONDS // WALKS
 
-    def _others(self, holder: Holder, lock: Lock) -> Iterator[ObjectName]:
+    def _others(self, holder: Holder, lock: Lock) -> Iterator[Wanted]:
         """What a restore needs of the manifests, and the keyrings."""
         any_needed = False
         for name in self._needed(holder.number):
             any_needed = True
-            yield name
+            yield Wanted(name)
         for name in holder.target.list(keyring.KEYRINGS):
             if keyring.number_in(name) is not None:
-                yield name
+                yield Wanted(name)
         # else a snapshot is on its way: what it needs may have been put, and locked, long ago
         seconds = lock.seconds / WALKS if any_needed else _soon_seconds(lock)
         self._others_not_before[holder.number] = self._clock.monotonic() + seconds
 
-    def _packs(self, holder: Holder) -> Iterator[ObjectName]:
+    def _packs(self, holder: Holder, lock: Lock) -> Iterator[Wanted]:
         with self._store.write() as tx:
             after = PackNumber(meta.get_int(tx, _cursor(holder)) or 0)
             if not after:
                 meta.set_int(tx, _cursor(holder), after)
                 meta.set_int(tx, _began(holder), self._clock.now())
         while True:
-            batch: list[ObjectName] = []
+            batch: list[Pack] = []
             last = after
             with self._store.read() as reader:
                 for seen, pack in enumerate(packs.every(reader, after=after), 1):
                     last = pack.number
-                    if any(
-                        copy.target == holder.number and copy.state is CopyState.VERIFIED
-                        for copy in copies.of_pack(reader, pack.number)
-                    ):
-                        batch.append(pack_object_name(pack.id))
+                    if _is_held(reader, pack, holder):
+                        batch.append(pack)
                     if seen == PACKS_AT_ONCE:
                         break
-            yield from batch
+            for pack in batch:
+                yield Wanted(pack_object_name(pack.id), self._retained(pack, lock.mode))
             with self._store.write() as tx:
                 if last == after:
                     meta.remove(tx, _cursor(holder))
                     return
                 meta.set_int(tx, _cursor(holder), last)
             after = last
+
+
+def _is_held(reader: Reader, pack: Pack, holder: Holder) -> bool:
+    """Whether a target has a pack verified, and it is not about to be collected."""
+    row = condemned.find(reader, pack.number)
+    if row is not None and row.stage is Stage.CONDEMNED and not doomed.used(reader, pack):
+        return False
+    known = copies.of_pack(reader, pack.number)
+    return any(copy.target == holder.number and copy.state is CopyState.VERIFIED for copy in known)
 
 
 def _soon_seconds(lock: Lock) -> float:
