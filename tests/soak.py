@@ -86,6 +86,9 @@ SUITES: Mapping[str, Suite] = {
         "-m tests.bench.roundtrip --files 60 --seed {seed}",
         4 * 3600,
     ),
+    "kills": Suite(
+        "-m tests.bench.kills --cycles 1000 --seed {seed}", "-m tests.bench.kills --cycles 3 --seed {seed}", 4 * 3600
+    ),
     "million": Suite("-m tests.bench.million --files 1000000", "-m tests.bench.million --files 2000", 2 * 3600),
     "drain": Suite(
         "-m tests.bench.drain --files 1000 --rounds 5 --sustained 600 --seed {seed}",
