@@ -96,6 +96,7 @@ OUTCOMES = {
     "removed": "{would} gone, as they came later (they are kept)",
     "newer": "{would} of a later time: what they led to then had not been packed",
     "lost": "cannot come back: nothing is kept of what they led to",
+    "guarded": "stay where they are, retained or held",
 }
 
 

@@ -6,9 +6,11 @@ from types import SimpleNamespace
 from appliance.cli import mirrors
 from appliance.cli.files import _recalls_shown, _state
 from appliance.cli.targets import show_tested
+from appliance.cli.versions import OUTCOMES
 from vnafs.domain.clock import NANOSECONDS
 from vnafs.domain.copies import Capabilities
 from vnafs.domain.locks import Powers
+from vnafs.fs.retrace import Outcome
 
 RULES = {"name": "r", "recall_bytes_per_day": 10 * 1024 * 1024, "recall_requests_per_day": 0}
 
@@ -68,3 +70,7 @@ def test_what_is_in_plain_text_left_out_or_held_on_a_mirror_is_said():
     assert plain == "PLAIN TEXT: mirror m has encrypted repositories as they are: a"
     assert left_out.startswith("mirror m leaves out encrypted repositories: b, c;")
     assert held.startswith("ALERT: mirror m keeps 7 names as they were")
+
+
+def test_every_outcome_of_a_rollback_has_its_words():
+    assert OUTCOMES.keys() == {outcome.value for outcome in Outcome}
