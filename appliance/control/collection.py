@@ -26,10 +26,8 @@ def collection_methods(
 
     def plan(params: Mapping[str, Any], emit: Emit) -> dict[str, Any]:
         """What collecting would come to; with *strays* targets are listed, which costs requests."""
-        found = dataclasses.asdict(collector.plan())
+        found = dataclasses.asdict(collector.forecast())
         early = found.pop("early")
-        with store.read() as reader:
-            waiting = sum(1 for _ in condemned.in_stage(reader, Stage.CONDEMNED))
         rows = []
         for target in tiering.replicators():
             early_packs, byte_seconds = early.get(target.number, (0, 0))
@@ -43,7 +41,7 @@ def collection_methods(
                     "strays": _strays(store, target, emit) if params.get("strays") else None,
                 }
             )
-        return {**found, "enabled": enabled, "condemned": waiting, "targets": rows}
+        return {**found, "enabled": enabled, "targets": rows}
 
     def hurry(_: Mapping[str, Any], __: Emit) -> None:
         """Look at all packs now."""
@@ -57,16 +55,15 @@ def collection_methods(
 
 def _waiting(store: Engine, target: Replicator) -> int:
     """Objects that this target still has of packs whose rows are gone."""
-    with store.read() as reader:
-        rows = (row.asked.get(target.number) for _, row in condemned.in_stage(reader, Stage.REMOVED))
-        return sum(asked is None or asked.removal is not Removal.GONE for asked in rows)
+    rows = (row.asked.get(target.number) for _, row in condemned.rows(store, Stage.REMOVED))
+    return sum(asked is None or asked.removal is not Removal.GONE for asked in rows)
 
 
 def _strays(store: Engine, target: Replicator, emit: Emit) -> int | None:
     """Packs there that this index has no row of; None where the target does not answer."""
     with store.read() as reader:
         known = {pack_object_name(pack.id) for pack in packs.every(reader)}
-        known |= {pack_object_name(row.id) for _, row in condemned.in_stage(reader, *Stage)}
+    known |= {pack_object_name(row.id) for _, row in condemned.rows(store, *Stage)}
     strays = 0
     try:
         for done, name in enumerate(target.target.list("packs/"), 1):

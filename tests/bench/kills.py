@@ -123,17 +123,11 @@ class World:
             except OSError:
                 return
 
-    def behind(self) -> None:
+    def chosen(self) -> Callable[[], object]:
         """One thing that an administrator or a bad disk does."""
-        deeds: list[Callable[[], object]] = [
-            self.evict,
-            self.collect,
-            self.collect,
-            self.flush,
-            self.rot,
-            self.roll_back,
-        ]
-        deed = self.dice.choice(deeds)
+        return self.dice.choice((self.evict, self.collect, self.flush, self.rot, self.roll_back))
+
+    def behind(self, deed: Callable[[], object]) -> None:
         with contextlib.suppress(VnaError, OSError):
             deed()
             self.count(deed.__name__)
@@ -212,10 +206,13 @@ class World:
 
     def cycle(self) -> None:
         self.wait_rolled_back()
-        busy = [threading.Thread(target=self.clients, args=(load,)) for load in (self.load, self.past)]
+        deed = self.chosen()
+        # what is written while a repository is rolled back would be nobody's to say
+        loads = [self.load] if deed == self.roll_back else [self.load, self.past]
+        busy = [threading.Thread(target=self.clients, args=(load,)) for load in loads]
         for thread in busy:
             thread.start()
-        self.behind()
+        self.behind(deed)
         time.sleep(self.dice.random() * DELAY_SECONDS_MAX)
         self.kill(*self.dice.choice((("tierd",), ("tierd",), ("tierd",), ("mount",), ("mount", "tierd"))))
         for thread in busy:

@@ -2,16 +2,30 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from tests.model.test_manifest_model import Recorded
-from vnafs.domain.ids import TargetName
+from vnafs.domain.ids import Inode, TargetName, Version
 from vnafs.index import condemned
 from vnafs.index.condemned import Removal, Stage
+from vnafs.index.contents import Content
 from vnafs.pipeline.namespace import Namespace
 from vnafs.pipeline.repack import Repacker
 from vnafs.upkeep.collect import LOOK_SECONDS, Collector, CollectSettings
 
 AFTER_SECONDS = 500.0
 YOUNG_SECONDS = 50.0
+
+
+class Repacks(Repacker):
+    """One thread packs and records here: a pack that waits to be recorded would wait for itself."""
+
+    record: Callable[[], bool]
+
+    def repack(self, content: Content, inode: Inode, version: Version) -> None:
+        super().repack(content, inode, version)
+        while self.record():
+            pass
 
 
 class Collecting(Recorded):
@@ -23,23 +37,19 @@ class Collecting(Recorded):
     def begin(self) -> None:
         super().begin()
         tiering = self.tiering
+        repacker = Repacks(self._store, Namespace(self._namespace), tiering.recaller, tiering.packer, self.fate)
+        repacker.record = tiering._recorder.record_next
         self.collector = Collector(
             self._store,
             self._namespace,
             CollectSettings(AFTER_SECONDS, self.live_percent_min, YOUNG_SECONDS),
             shelf=tiering.shelf,
-            repacker=Repacker(
-                self._store,
-                Namespace(self._namespace),
-                tiering.shelf,
-                tiering.recaller,
-                tiering.packer,
-                self.fate,
-            ),
+            repacker=repacker,
             fold=self.fs.fold,
             covers=self.manifests.covers,
             leads=self.manifests.leads,
             storage_seconds_min=lambda: {one.number: self.storage_seconds_min for one in tiering.replicators()},
+            may_pack=tiering.may_pack,
             kick=tiering.kick,
             gone=tiering.contents_gone,
             clock=self.clock,

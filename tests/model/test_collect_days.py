@@ -179,7 +179,7 @@ def test_a_target_that_charges_for_longer_keeps_them_until_that_is_over(world: C
     try:
         remove_all(world)
         world.collect(2 * ROUND_SECONDS)
-        plan = world.collector.plan()
+        plan = world.collector.forecast()
         assert world.packs_known() == set()
         assert plan.packs == 0
         assert world.object_count(A) > 2
@@ -194,7 +194,7 @@ def test_a_plan_says_what_would_go_and_what_it_would_cost(world: Collecting) -> 
     try:
         remove_all(world)
         world.clock.advance(100)
-        plan = world.collector.plan()
+        plan = world.collector.forecast()
         assert plan.dead == plan.packs == world.object_count(A)
         assert plan.early.keys() == {1, 2}
         assert plan.early[1][0] == plan.dead
@@ -213,7 +213,7 @@ def test_a_repository_whose_tripwire_was_touched_loses_nothing(world: Collecting
     before = world.object_count(A)
     world.collect(3 * ROUND_SECONDS)
     assert world.object_count(A) == before
-    assert world.collector.plan().frozen == ("share",)
+    assert world.collector.forecast().frozen == ("share",)
     world.fs.repositories.set(repository, reset_tripwire=True)
     world.collect(2 * ROUND_SECONDS)
     assert world.object_count(A) == 0

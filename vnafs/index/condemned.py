@@ -21,13 +21,16 @@ from vnafs.domain.clock import Instant
 from vnafs.domain.errors import FormatUnknown
 from vnafs.domain.ids import PackId, PackNumber, Sha256
 from vnafs.index import keys
-from vnafs.index.engine import Reader, Transaction, prefix_stop
+from vnafs.index.engine import Engine, Reader, Transaction, prefix_stop
 
 _RECORD = struct.Struct(">16s32sQ")
 _ID_BYTES = 16
 _COLLECTED = struct.Struct(">BQQI")
 """Stage, since, feed, how many targets follow."""
 _ASKED = struct.Struct(">IBQ")
+
+
+ROWS_AT_ONCE = 1000
 
 
 class Stage(enum.IntEnum):
@@ -53,8 +56,8 @@ class Asked:
     """How far one target is with a removed pack."""
 
     removal: Removal
-    not_before: Instant = Instant(0)
-    """For LATER: when to ask again."""
+    when: Instant = Instant(0)
+    """For ASKED: since when. For LATER: when to ask again."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -80,7 +83,7 @@ def put(tx: Transaction, number: PackNumber, row: Condemned) -> None:
     if row.stage is not Stage.GIVEN_UP:
         record += _COLLECTED.pack(row.stage, row.since, row.feed, len(row.asked))
         record += b"".join(
-            _ASKED.pack(target, asked.removal, asked.not_before) for target, asked in sorted(row.asked.items())
+            _ASKED.pack(target, asked.removal, asked.when) for target, asked in sorted(row.asked.items())
         )
     tx.put(keys.condemned(number), record)
 
@@ -103,10 +106,8 @@ def _decode(row: bytes) -> Condemned:
     if stage > Stage.REMOVED:
         raise FormatUnknown(what="a condemned pack's stage", found=stage, known=int(Stage.REMOVED))
     asked = {
-        target: Asked(Removal(removal), Instant(not_before))
-        for target, removal, not_before in _ASKED.iter_unpack(
-            rest[_COLLECTED.size : _COLLECTED.size + count * _ASKED.size]
-        )
+        target: Asked(Removal(removal), Instant(when))
+        for target, removal, when in _ASKED.iter_unpack(rest[_COLLECTED.size : _COLLECTED.size + count * _ASKED.size])
     }
     return dataclasses.replace(known, stage=Stage(stage), since=Instant(since), feed=feed, asked=asked)
 
@@ -135,6 +136,18 @@ def in_stage(reader: Reader, *stages: Stage) -> Iterator[tuple[PackNumber, Conde
         found = _decode(bytes(row))
         if found.stage in stages:
             yield PackNumber(keys.number_of(key)), found
+
+
+def rows(store: Engine, *stages: Stage) -> Iterator[tuple[PackNumber, Condemned]]:
+    """As `in_stage`, some rows in one view: whoever changes rows meanwhile finds what they are then."""
+    after = PackNumber(0)
+    while True:
+        with store.read() as reader:
+            batch = every(reader, after=after, limit=ROWS_AT_ONCE)
+        if not batch:
+            return
+        after = batch[-1][0]
+        yield from ((number, row) for number, row in batch if row.stage in stages)
 
 
 def pardon(tx: Transaction, number: PackNumber) -> None:

@@ -97,6 +97,8 @@ class Condemner:
                 return False
             log.error("pack.given_up", extra={"pack": pack.id.hex(), "contents": pack.contents_count})
             with self._store.write() as tx:
+                if packs.get(tx, pack.number) is None:  # collected meanwhile
+                    return True
                 condemned.put(tx, pack.number, condemned.Condemned(pack.id, pack.sha256, pack.size_bytes))
             self._store.sync(self._store.position)
         self._faults.reach("condemn.marked")
@@ -166,6 +168,8 @@ class Condemner:
             if _verified(tx, pack.number):
                 condemned.pardon(tx, pack.number)
                 return False
+            if packs.get(tx, pack.number) is None:  # collected meanwhile
+                return True
             doomed.forget(tx, pack)
             for target in targets.current(tx):
                 # what was brought there is looked at in its turn, and removed if it is wrong

@@ -75,6 +75,8 @@ class Packer:
         self._clock = clock
         self._faults = faults
         self._domains: dict[tuple[RepositoryId, int], Domain] = {}
+        self._in_hand: dict[int, list[PieceRef]] = {}
+        """By thread: the pieces of a file that is no content yet."""
         self._lock = threading.Lock()
         with store.read() as reader:
             self._pack_next = packs.last_number(reader) + 1
@@ -105,8 +107,38 @@ class Packer:
                     return True
         return False
 
+    def leaned_on(self) -> set[PackId]:
+        """Packs that files which are being packed need, and of which no row says so yet. Any thread."""
+        with self._lock:
+            found = {ref.pack for refs in self._in_hand.values() for ref in list(refs)}
+            domains = list(self._domains.values())
+        for domain in domains:
+            with domain.lock:
+                for pack in (*domain.closing.values(), domain.open):
+                    for pending in pack.contents.values() if pack is not None else ():
+                        found |= pending.recipe.packs()
+        return found
+
     def _take(
         self, reading: Reading, repository: Repository, hints: packfile.FileHints, *, is_sealed: bool
+    ) -> Seal | None:
+        refs: list[PieceRef] = []
+        with self._lock:
+            self._in_hand[threading.get_ident()] = refs
+        try:
+            return self._taken(reading, repository, hints, refs, is_sealed=is_sealed)
+        finally:
+            with self._lock:
+                del self._in_hand[threading.get_ident()]
+
+    def _taken(
+        self,
+        reading: Reading,
+        repository: Repository,
+        hints: packfile.FileHints,
+        refs: list[PieceRef],
+        *,
+        is_sealed: bool,
     ) -> Seal | None:
         candidate = reading.candidate
 
@@ -123,14 +155,12 @@ class Packer:
                 return seal
             examined = splitters.examine(view)
             alone = seal.sha256 if len(examined.cuts) == 1 else None
-            refs = [
-                self._piece(domain, memoryview(view)[cut.offset : cut.offset + cut.length_bytes], cut, alone)
-                for cut in examined.cuts
-            ]
+            for cut in examined.cuts:
+                raw_view = memoryview(view)[cut.offset : cut.offset + cut.length_bytes]
+                refs.append(self._piece(domain, raw_view, cut, alone))
             hints = dataclasses.replace(hints, dicom=examined.facts)
         else:
             looked = splitters.examine_file(reading.descriptor, reading.size_bytes)
-            refs = []
             for cut in looked.cuts:
                 self._wait_for_room()
                 raw = reading.read(cut.length_bytes)

@@ -15,6 +15,7 @@ import hashlib
 import logging
 import os
 import queue
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -114,6 +115,8 @@ class Recaller:
         self._ahead: queue.Queue[packs.Pack | None] = queue.Queue(maxsize=AHEAD_MAX)
         self._run_id = os.urandom(4).hex()
         self._serial = 0
+        self._generation = 0
+        """Of recipes: how often contents moved."""
         self._stopping = False
         self._staged: dict[str, float] = {}
         os.makedirs(folder, mode=0o700, exist_ok=True)
@@ -314,6 +317,7 @@ class Recaller:
 
     def _recipe(self, sha256: Sha256, repository: RepositoryId, *, recalls: bool = True) -> Recipe:
         with self._lock:
+            generation = self._generation
             known = self._recipes.get(sha256)
             if known is not None:
                 self._recipes.move_to_end(sha256)
@@ -327,7 +331,8 @@ class Recaller:
             raise RecallFailed(what=f"content {sha256.hex()}", why="the store does not know it")
         recipe = self._read_recipe(home, content, recalls=recalls)
         with self._lock:
-            self._recipes[sha256] = recipe
+            if generation == self._generation:  # else it may be from a pack that went meanwhile
+                self._recipes[sha256] = recipe
             while len(self._recipes) > RECIPES_MAX:
                 self._recipes.popitem(last=False)
         return recipe
@@ -359,6 +364,19 @@ class Recaller:
     def reading(self, sha256: Sha256, repository: RepositoryId) -> Iterator[bytes]:
         """A content from where it is stored, compared, for our own ends: no budget is charged. Raises as `recall`."""
         return self.bytes_of(self._recipe(sha256, repository, recalls=False), recalls=False)
+
+    @contextlib.contextmanager
+    def staging(self, sha256: Sha256, size_bytes: int, repository: RepositoryId) -> Iterator[int]:
+        """A content as an open file without a name, while the block lasts, for our own ends. Raises as `reading`."""
+        with self._taking_room(size_bytes):
+            try:
+                with tempfile.TemporaryFile(dir=self._folder) as file:
+                    for block in self.reading(sha256, repository):
+                        file.write(block)
+                    file.flush()
+                    yield file.fileno()
+            except OSError as problem:
+                raise local_error(problem, "staging a recalled file") from problem
 
     # -- ranges of large files ---------------------------------------------------------------------------------
 
@@ -464,6 +482,7 @@ class Recaller:
     def forget_recipes(self) -> None:
         """Some contents are not where they were. Waits for those that read parts of large files at this moment."""
         with self._lock:
+            self._generation += 1
             self._recipes.clear()
             ranged = list(self._ranged.values())
         for one in ranged:

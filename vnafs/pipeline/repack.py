@@ -6,25 +6,19 @@ content is verified (`vnafs.upkeep.collect`). One thread.
 
 from __future__ import annotations
 
-import contextlib
-import os
-
 from vnafs.domain.clock import Instant
 from vnafs.domain.errors import Damaged, NotFound
 from vnafs.domain.faults import Faults
 from vnafs.domain.files import Candidate, FileFacts, FileState
-from vnafs.domain.ids import Inode, Version
-from vnafs.index import packs
+from vnafs.domain.ids import Inode, PackId, Version
 from vnafs.index.contents import Content
 from vnafs.index.engine import Engine
 from vnafs.index.inodes import InodeRow
-from vnafs.local.spool import local_error
 from vnafs.pipeline.hints import hints_of
 from vnafs.pipeline.namespace import Described, Namespace
 from vnafs.pipeline.pack import Packer
 from vnafs.pipeline.recall import Recaller
 from vnafs.pipeline.seal import Reading
-from vnafs.pipeline.shelf import Shelf
 
 
 class Repacker:
@@ -34,14 +28,12 @@ class Repacker:
         self,
         store: Engine,
         namespace: Namespace,
-        shelf: Shelf,
         recaller: Recaller,
         packer: Packer,
         faults: Faults,
     ) -> None:
         self._store = store
         self._namespace = namespace
-        self._shelf = shelf
         self._recaller = recaller
         self._packer = packer
         self._faults = faults
@@ -50,6 +42,10 @@ class Repacker:
         """Whether it was packed again already, in a pack that is not recorded yet."""
         return self._packer.has(content.sha256, content.repository)
 
+    def leaned_on(self) -> set[PackId]:
+        """See Packer."""
+        return self._packer.leaned_on()
+
     def repack(self, content: Content, inode: Inode, version: Version) -> None:
         """Pack a content again that one version has. No recall is charged for it.
 
@@ -57,23 +53,10 @@ class Repacker:
         """
         described = self._described(content, inode, version)
         repository = self._namespace.repository(content.repository)
-        with self._store.read() as reader:
-            needed = [pack for number in content.packs() if (pack := packs.get(reader, number)) is not None]
-        for pack in needed:
-            self._shelf.bring(pack)
-        staged = self._recaller.recall(inode, version, content.sha256, content.repository)
-        try:
-            descriptor = os.open(staged, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
-        except OSError as problem:  # a mount that starts clears away what nobody took
-            raise local_error(problem, "reading a recalled file") from problem
-        try:
+        with self._recaller.staging(content.sha256, content.size_bytes, content.repository) as descriptor:
             candidate = Candidate(inode, version, FileState.STUB, Instant(0))
             reading = Reading(candidate, described.facts, descriptor, self._faults)
             seal = self._packer.keep(reading, repository, hints_of(described))
-        finally:
-            os.close(descriptor)
-            with contextlib.suppress(OSError):
-                os.unlink(staged)
         if seal is None or seal.sha256 != content.sha256:
             raise Damaged(what=f"content {content.sha256.hex()}, while it was packed again")
 

@@ -48,6 +48,8 @@ IDLE_SECONDS = 1.0
 BACKOFF_SECONDS_MIN = 1.0
 BACKOFF_SECONDS_MAX = 60.0
 STOP_SECONDS_MAX = 10.0
+ASKED_SECONDS_MAX = 60.0
+"""After the collector looked whether a target is still ours alone."""
 REFUSED_SECONDS = 3600.0
 """Before a target that does not let go of a collected pack is asked again."""
 STAYING_SECONDS = 3600.0
@@ -298,6 +300,11 @@ class Replicator:
         asked = removed.asked.get(self.number)
         if asked is None or asked.removal is not Removal.ASKED:
             return  # the transfer was to bring it
+        if not 0 <= self._clock.now() - asked.when <= ASKED_SECONDS_MAX * NANOSECONDS:
+            # somebody else may have written there since it was looked at
+            with self._store.write() as tx:
+                condemned.note(tx, number, self.number, Asked(Removal.LATER))
+            return
         became = Asked(Removal.GONE)
         soon = self._clock.now() + int(REFUSED_SECONDS * NANOSECONDS)
         try:

@@ -190,7 +190,7 @@ class Tiering:
             ),
             ProtectorSettings(settings.unprotected_seconds_max, settings.hold_seconds_max),
             local_path=local_path,
-            ready=self._may_protect,
+            ready=self.may_pack,
             clock=clock,
             faults=faults,
         )
@@ -427,8 +427,8 @@ class Tiering:
             while not self._stopping.is_set() and self.protector.step():
                 pass
 
-    def _may_protect(self) -> bool:
-        """Whether a copy would find room in packs and a target to go to."""
+    def may_pack(self) -> bool:
+        """Whether what nobody waits for would find room in packs and a target to go to."""
         return not self.stalled and self._clock.monotonic() >= self._pack_not_before and bool(self.replicators())
 
     # -- proposing ---------------------------------------------------------------------------------------------

@@ -194,10 +194,6 @@ class Shelf:
         """
         return self._fetched(pack, recalls=True)
 
-    def bring(self, pack: packs.Pack) -> str:
-        """As `fetch`, for the archive's own ends: nobody's recall is charged, nothing asked back from the cold."""
-        return self._fetched(pack, recalls=False)
-
     def _fetched(self, pack: packs.Pack, *, recalls: bool) -> str:
         local = self._local(pack)
         if os.path.exists(local):

@@ -132,6 +132,8 @@ class Manifests:
         self._after = 0
         """The highest number that an earlier life used on some target."""
         self._again = threading.Event()
+        self._forgotten = 0
+        """Segments up to this one are not on the local disk any more, as far as none is needed."""
         self._thread = threading.Thread(target=self._run, name="manifests", daemon=True)
 
     # -- life ----------------------------------------------------------------------------------------------------
@@ -205,6 +207,7 @@ class Manifests:
                 self._record.snapshot()
             self._record.step()
             self._settle_trim()
+            self._forget_older()
             self.why = ""
         except StorageFailed:
             raise
@@ -242,11 +245,24 @@ class Manifests:
                 set_trim_wanted(tx, self.ledger.position().number)
             self._store.sync(self._store.position)
         self._record.snapshot()
-        self._record.forget_older()
         with self._lock:
             senders = list(self._senders.values())
         for send in senders:
             send.trim_soon()
+
+    def _forget_older(self) -> None:
+        """After such a trim the local disk keeps no older segments either, but those that some target still lacks.
+
+        What a target may have although its answer was lost must be known for ours when it is found there.
+        """
+        with self._store.read() as reader:
+            wanted = trim_wanted(reader)
+        if not wanted:
+            return
+        everywhere = min((send.sent().number for send in self._current()), default=wanted)
+        if everywhere > self._forgotten:
+            self._record.forget_older(everywhere)
+            self._forgotten = everywhere
 
     def oldest(self, target: int) -> int | None:
         """The lowest number of a segment or snapshot of which anything is left on a target; None: nobody knows."""

@@ -208,15 +208,15 @@ class Record:
         self._ledger.keep_only({name, *(manifest.run_name(run.sha256) for run in runs)}, began.number - KEPT_MAX)
         log.info("manifest.snapshot", extra={"runs": len(runs), "size_bytes": size_bytes, "number": until.number})
 
-    def forget_older(self) -> None:
-        """Remove from the local disk what the last snapshot does not need, also what some target still lacks."""
+    def forget_older(self, number: int) -> None:
+        """Remove from the local disk what the last snapshot does not need, of segments those up to *number*."""
         now = self._ledger.position()
         if now.snapshot is None:
             return
         name = manifest.snapshot_name(now.snapshot)
         _, rows = manifest.decode(self._ledger.read(name), self._secrets())
         runs = {manifest.run_name(manifest.run_of(row).sha256) for row in rows if row.operation is Operation.RUN}
-        self._ledger.keep_only({name, *runs}, now.snapshot_from)
+        self._ledger.keep_only({name, *runs}, min(number, now.snapshot_from))
 
     def go_on_after(self, number: int) -> None:
         """Number what follows past *number*, which an earlier life of the archive used; a snapshot begins it."""

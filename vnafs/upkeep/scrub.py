@@ -146,7 +146,7 @@ class Scrub:
     def stop(self) -> bool:
         """End. False when a request hangs, or an object is large, and is given up with the process."""
         self._stopping.set()
-        if self._thread.is_alive():
+        if self._thread.is_alive() and self._thread is not threading.current_thread():
             self._thread.join(timeout=STOP_SECONDS_MAX)
         return not self._thread.is_alive()
 

@@ -203,8 +203,9 @@ class Send:
         """Whether the last segment there is the last that we sent, looked at now. Raises Superseded, TargetError."""
         there = self.sent().number
         head = max(filter(None, map(manifest.number_in, self.target.list(manifest.SEGMENTS))), default=0)
-        if head > there:
-            self._look_at(manifest.segment_name(head))
+        name = manifest.segment_name(head)
+        if head > there and not (self._ledger.has(name) and self._same(name)):
+            self._look_at(name)  # else it is ours, and on its way to being noted
         return head == there and head > 0
 
     def _trim(self) -> None:
