@@ -42,9 +42,12 @@ class CollectedLife(RecordedLife):
         self.removed = 0
 
     def made(self, home: Path) -> World:
-        Collecting.live_percent_min = self.dice.choice((0.0, 40.0, 80.0))
-        Collecting.kept_seconds = self.dice.choice((0.0, 500.0, 20_000.0))
-        return Collecting(home, pack_target_bytes=96 * 1024, copies_min=self.copies_min, encrypted=self.encrypted)
+        chosen = {
+            "live_percent_min": self.dice.choice((0.0, 40.0, 80.0)),
+            "kept_seconds": self.dice.choice((0.0, 500.0, 20_000.0)),
+        }
+        kind: type[Collecting] = type("Chosen", (Collecting,), chosen)
+        return kind(home, pack_target_bytes=96 * 1024, copies_min=self.copies_min, encrypted=self.encrypted)
 
     @property
     def collecting(self) -> Collecting:
