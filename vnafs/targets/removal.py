@@ -97,6 +97,10 @@ class RemovalTarget:
         """See Target."""
         return self._daily.retained(name)
 
+    def exists(self, name: ObjectName) -> bool:
+        """See Target."""
+        return self._daily.exists(name)
+
     def close(self) -> None:
         """See Target."""
         with self._lock:

@@ -144,6 +144,10 @@ class S3Versions:
             return FOR_EVER if says_locked else None
         return lock_of(head, self._clock.now())
 
+    def exists(self, key: str) -> bool:
+        """Whether there is any version or delete marker under *key*. Raises TargetError."""
+        return bool(self._of(key))
+
     def _of(self, key: str) -> list[_Version]:
         """Of exactly this key, newest first, and then the delete markers."""
         found: list[_Version] = []
