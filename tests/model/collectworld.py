@@ -17,6 +17,7 @@ YOUNG_SECONDS = 50.0
 class Collecting(Recorded):
     """Time passes in minutes here, not in days."""
 
+    after_seconds = AFTER_SECONDS
     live_percent_min = 60.0
     storage_seconds_min = 0.0
 
@@ -26,7 +27,7 @@ class Collecting(Recorded):
         self.collector = Collector(
             self._store,
             self._namespace,
-            CollectSettings(AFTER_SECONDS, self.live_percent_min, YOUNG_SECONDS),
+            CollectSettings(self.after_seconds, self.live_percent_min, YOUNG_SECONDS),
             shelf=tiering.shelf,
             repacker=Repacker(
                 self._store,

@@ -7,6 +7,9 @@ for a barrier and all its rows are read; only then the pack's rows go, in one tr
 object goes from a target when that target has a manifest of ours that does not name it: created exclusively, so no
 other life of this archive wrote there since. A target that does not let it go yet is asked again later.
 
+What was erased (`vnafs.upkeep.erase`) is condemned by whoever proves that, and goes as soon as nothing can be on its
+way to need it any more; all else about it is the same.
+
 Only packs that this index has a row of, and condemned itself, are removed; other objects are counted when somebody
 asks. Repositories whose tripwire was touched, or that are being rolled back, lose nothing. One thread; every step may
 be repeated, and goes on from rows after a crash.
@@ -23,9 +26,9 @@ from vnafs.domain.clock import NANOSECONDS, Clock, Instant
 from vnafs.domain.copies import CopyState
 from vnafs.domain.errors import NotFound, VnaError
 from vnafs.domain.faults import Faults
-from vnafs.domain.ids import ContentNumber, PackNumber, RepositoryId
+from vnafs.domain.ids import ContentNumber, PackId, PackNumber, RepositoryId
 from vnafs.domain.repositories import Repository
-from vnafs.index import condemned, contents, copies, feeds, packs, protections, targets
+from vnafs.index import condemned, contents, copies, erasing, feeds, packs, protections, targets
 from vnafs.index.condemned import Asked, Condemned, Removal, Stage
 from vnafs.index.contents import Content
 from vnafs.index.engine import Engine, Reader
@@ -58,7 +61,7 @@ class CollectSettings:
     """How long, and how little."""
 
     after_seconds: float
-    """Between condemning a pack and removing it; 0: nothing is collected."""
+    """Between condemning a pack and removing it; 0: nothing is collected but what was erased."""
     live_percent_min: float
     """A pack of which less is needed is packed again; 0: never."""
     young_seconds: float
@@ -193,11 +196,9 @@ class Collector:
 
     def step(self) -> bool:
         """Do a little of everything; whether there may be more to do at once."""
-        if not self._settings.after_seconds:
-            return False
         try:
             done = self._ask()
-            done |= self._look()
+            done |= bool(self._settings.after_seconds) and self._look()
             done |= self._empty()
             return self._remove() or done
         except VnaError as problem:
@@ -307,14 +308,21 @@ class Collector:
         now = self._clock.monotonic()
         with self._store.read() as reader:
             rows = list(condemned.in_stage(reader, Stage.CONDEMNED))
-        for number, _ in rows:
-            if self._not_before.get(number, now) > now:
+        for number, row in rows:
+            if not self._goes(row.id, number) or self._not_before.get(number, now) > now:
                 continue
             with self._store.read() as reader:
                 pack = packs.get(reader, number)
                 used = [] if pack is None else _used(reader, pack)
                 needed = [content for one in used if (content := contents.get(reader, one)) is not None]
             yield from needed
+
+    def _goes(self, identity: PackId, number: PackNumber) -> bool:
+        """Whether a condemned pack is emptied now: always, or where nothing is collected because of an erasure."""
+        if self._settings.after_seconds:
+            return True
+        with self._store.read() as reader:
+            return erasing.is_emptied(reader, number, identity)
 
     def _others(self, reader: Reader, content: Content) -> list[Content]:
         """Contents with the same bytes in packs that are not condemned."""
@@ -407,12 +415,21 @@ class Collector:
     def _aged(self) -> Iterator[Pack]:
         now, here = self._clock.now(), self._clock.monotonic()
         before = now - int(self._settings.after_seconds * NANOSECONDS)
+        # an erasure does not wait, but for what is on its way to the rows that say so
+        soon = now - int(self._settings.young_seconds * NANOSECONDS)
         rules = _rules(self._namespace)
         count = 0
         with self._store.read() as reader:
             for number, row in condemned.in_stage(reader, Stage.CONDEMNED):
                 pack = packs.get(reader, number)
-                if pack is None or row.since > before or self._not_before.get(number, here) > here:
+                is_erased = erasing.is_emptied(reader, number, row.id)
+                if not is_erased and not self._settings.after_seconds:
+                    continue
+                if (
+                    pack is None
+                    or row.since > (soon if is_erased else before)
+                    or self._not_before.get(number, here) > here
+                ):
                     continue
                 rule = rules.get(pack.repository)
                 if rule is not None and _is_frozen(rule):
@@ -450,11 +467,12 @@ class Collector:
                 if name in found and not any(self._has_copies(tx, other) for other in self._others(tx, content)):
                     self._spare(pack)
                     return False
+            is_erased = erasing.is_emptied(tx, pack.number, pack.id)  # whatever a target charges for that
             doomed.forget(tx, known)
             condemned.put(
                 tx,
                 pack.number,
-                dataclasses.replace(row, stage=Stage.REMOVED, feed=feeds.end(tx), asked=later),
+                dataclasses.replace(row, stage=Stage.REMOVED, feed=feeds.end(tx), asked={} if is_erased else later),
             )
         return True
 
@@ -476,6 +494,8 @@ class Collector:
             counted = targets.current(reader)
             rows = []
             for number, row in condemned.in_stage(reader, Stage.REMOVED):
+                if not self._settings.after_seconds and not erasing.is_emptied(reader, number, row.id):
+                    continue
                 due = [target for target in counted if _is_due(row.asked.get(target), now)]
                 if due or all(_is_gone(row.asked.get(target)) for target in counted):
                     rows.append((number, row, due))

@@ -327,6 +327,14 @@ class Manifests:
         is_told = here.store_cursor >= feed and here.snapshot is not None
         return is_told and there.snapshot == here.snapshot and there.number >= here.number
 
+    def oldest(self, target_number: int) -> int | None:
+        """The number of the oldest segment or snapshot of which anything is left on a target; None when unknown."""
+        del target_number
+        return None
+
+    def trim_now(self) -> None:
+        """Make a new snapshot, and trim everything before it as soon as it is on each target."""
+
     def _is_kept(self, snapshot: int) -> bool:
         with self._lock:
             senders = list(self._senders.values())
