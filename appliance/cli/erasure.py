@@ -51,6 +51,10 @@ def erase(args: argparse.Namespace, asking: Asking) -> int:
     """Erase files, or show erasures."""
     if args.list:
         return _every(asking)
+    if args.status:
+        return _status(args.status, asking)
+    if args.certificate:
+        return _certificate(args.certificate, args.out, asking)
     if not args.paths or not args.reason:
         raise RequestInvalid(method="vna erase", why="write vna erase PATH… --reason TEXT, or --list, --status ID")
     repository = _repository(args.paths, asking)
@@ -189,3 +193,59 @@ def _every(asking: Asking) -> int:
 
 def _stage(row: Mapping[str, Any]) -> str:
     return "done" if row["stage"] == "over" else str(row["stage"])
+
+
+def _status(name: str, asking: Asking) -> int:
+    """0 when nothing of it is left anywhere, 1 while something is."""
+    row = asking.tierd().call("erase.status", id=name)
+
+    def say() -> None:
+        console = asking.console
+        files = f"{row['files']} files and folders, since {moments.shown(row['since_ns'])}: {row['reason']}"
+        console.say(f"Erasure {row['id']}: {printable(files)}")
+        if row["completed_ns"]:
+            console.say(f"Complete since {moments.shown(row['completed_ns'])}.")
+        elif row["stage"] == "taking":
+            console.say("Files are still being added to it.")
+        elif row["packs_left"]:
+            console.say(f"{row['packs_left']} packs with bytes of it are being emptied.")
+        shared = sum(1 for content in row["contents"] if content["also_of_other_files"])
+        if shared:
+            console.say(f"{shared} of {len(row['contents'])} contents stay: they are the bytes of other files too.")
+        console.table(
+            ["target", "seen without it", "what is left", "locked until"],
+            [
+                [
+                    one["name"],
+                    moments.shown(one["proven_ns"]) if one["proven_ns"] else "",
+                    one["why"],
+                    moments.shown(one["locked_until_ns"]) if one["locked_until_ns"] and not one["proven_ns"] else "",
+                ]
+                for one in row["targets"]
+            ],
+        )
+        for mirror, said in row["mirrors"]:
+            console.say(f"Mirror {mirror}: {said}.")
+
+    asking.console.result(row, say)
+    return DONE if row["completed_ns"] else NOT_YET
+
+
+def _certificate(name: str, out: str | None, asking: Asking) -> int:
+    from appliance.cli import receipts  # noqa: PLC0415 - loads a library that no other command needs
+    from vnafs.receipts import jws  # noqa: PLC0415
+
+    answer = asking.tierd().call("erase.certify", id=name)
+    payload = jws.unverified(answer["certificate"])
+    written = receipts.write(out or f"erasure-{payload['erasure']}", answer["certificate"])
+
+    def say() -> None:
+        if answer["key_is_new"]:
+            asking.console.say("This archive has a new key; `vna receipt --public-key` prints what verifies it.")
+        if answer["no_timestamp"]:
+            asking.console.say(f"No timestamp by a third party: {printable(answer['no_timestamp'])}.")
+        state = f"complete since {payload['completed']}" if payload["complete"] else "pending: it says what is left"
+        asking.console.say(f"Erasure {payload['erasure']} is {state}. Written: {', '.join(map(printable, written))}")
+
+    asking.console.result({**answer, "written": written, "complete": payload["complete"]}, say)
+    return DONE if payload["complete"] is True else NOT_YET

@@ -204,6 +204,9 @@ def _erase(command: Command) -> None:
     erase.add_argument("--reason", metavar="TEXT", help="why: kept for ever and signed, so name no patient in it")
     erase.add_argument("--yes", action="store_true", help="ask nothing")
     erase.add_argument("--list", action="store_true", help="show all erasures")
+    erase.add_argument("--status", metavar="ID", help="show what is left of one, and where")
+    erase.add_argument("--certificate", metavar="ID", help="write a signed certificate of one")
+    erase.add_argument("--out", metavar="NAME", help="of the certificate: write NAME.json and NAME.html")
 
 
 def _worst_day(command: Command) -> None:

@@ -23,7 +23,7 @@ from typing import Any, Protocol
 from vnafs.domain.clock import Clock, Instant
 from vnafs.domain.errors import NotFound, ObjectLocked, ObjectMissing, TargetError, TargetRefused, VnaError
 from vnafs.domain.faults import Faults
-from vnafs.domain.ids import ObjectName, PackId, PackNumber, RepositoryId, Sha256, pack_object_name
+from vnafs.domain.ids import Inode, ObjectName, PackId, PackNumber, RepositoryId, Sha256, pack_object_name
 from vnafs.index import condemned, contents, erasing, erasures, feeds, packs, protections, targets
 from vnafs.index.condemned import Condemned, Removal, Stage
 from vnafs.index.engine import Engine, Reader
@@ -34,6 +34,7 @@ from vnafs.local.traces import Traces
 from vnafs.pipeline.namespace import Namespace
 from vnafs.pipeline.shelf import Shelf
 from vnafs.targets.port import Target
+from vnafs.upkeep.mirrors import Left
 
 log = logging.getLogger(__name__)
 
@@ -94,7 +95,8 @@ class Eraser:
 
     *fold* is the tree's barrier; *recorded_to* says how far manifests tell of the tree's feed, and in which segment;
     *under_way* whether a content is in a pack that is not recorded yet; *kick* wakes the collector; *gone* forgets what
-    is in memory of recalls; *mirrors* names what outside of targets has files as they are.
+    is in memory of recalls; *mirrors* says what there is to say of each plain
+    mirror.
     """
 
     def __init__(  # noqa: PLR0913 - parts and exits, each named where it is wired
@@ -114,7 +116,7 @@ class Eraser:
         clock: Clock,
         faults: Faults,
         fatal: Callable[[BaseException], None],
-        mirrors: Callable[[], Collection[str]] = tuple,
+        mirrors: Callable[[Collection[Inode]], Collection[Left]] = lambda _: (),
     ) -> None:
         self._store = store
         self._tree = namespace
@@ -204,6 +206,7 @@ class Eraser:
         left = self._traces.clear([(one.inode, one.version) for one in versions])
         row = self._record(erasure)
         known = self._contents(erasure, versions)
+        mirrors = self._mirrors({one.inode for one in versions})
         if condemned_now or self._packs_left(erasure.number) or self._on_their_way(erasure, known):
             return changed
         self._forget_local(erasure.number)
@@ -219,9 +222,11 @@ class Eraser:
         with self._store.read() as reader:
             found = erasing.there(reader, erasure.number)
             counted = targets.current(reader)
-        if left or any(number not in found or not found[number].proven for number in counted):
+        if left or any(mirror.count != 0 for mirror in mirrors):
             return changed
-        self._complete(erasure, row, known)
+        if any(number not in found or not found[number].proven for number in counted):
+            return changed
+        self._complete(erasure, row, known, mirrors)
         return True
 
     def _begin(self, erasure: Erasure) -> bool:
@@ -435,17 +440,19 @@ class Eraser:
 
     # -- the end of it ---------------------------------------------------------------------------------------------
 
-    def _complete(self, erasure: Erasure, row: Erasing, known: Collection[Kept]) -> None:
+    def _complete(self, erasure: Erasure, row: Erasing, known: Collection[Kept], mirrors: Collection[Left]) -> None:
         now = self._clock.now()
         with self._store.write() as tx:
-            found = self._findings(tx, erasure, row, known)
+            found = self._findings(tx, erasure, row, known, mirrors)
             data = json.dumps(found, separators=(",", ":")).encode()
             erasing.put(tx, erasure.number, dataclasses.replace(row, completed=now, found=data))
             erasing.let_be(tx, erasure.number)
         self._store.sync(self._store.position)
         log.warning("erase.completed", extra={"erasure": erasure.id})
 
-    def _findings(self, reader: Reader, erasure: Erasure, row: Erasing, known: Collection[Kept]) -> dict[str, Any]:
+    def _findings(
+        self, reader: Reader, erasure: Erasure, row: Erasing, known: Collection[Kept], mirrors: Collection[Left]
+    ) -> dict[str, Any]:
         """What a certificate says besides the erasure itself; times in nanoseconds."""
         names = {target.number: target for target in targets.every(reader)}
         seen = erasing.there(reader, erasure.number)
@@ -470,7 +477,7 @@ class Eraser:
                 for _, target, there in shown
             ],
             "retired_targets": sorted(target.name for target in names.values() if target.removed),
-            "mirrors": sorted(self._mirrors()),
+            "mirrors": sorted([mirror.name, mirror.said] for mirror in mirrors),
         }
 
     # -- for whoever asks ------------------------------------------------------------------------------------------
@@ -486,8 +493,9 @@ class Eraser:
         if row.completed:
             return erasure, row, dict(json.loads(row.found))
         known = self._contents(erasure, versions)
+        mirrors = self._mirrors({one.inode for one in versions})
         with self._store.read() as reader:
-            found = self._findings(reader, erasure, row, known)
+            found = self._findings(reader, erasure, row, known, mirrors)
         found["packs_left"] = self._packs_left(number)
         return erasure, row, found
 
