@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import argparse
 import os
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from appliance.cli import moments
 from appliance.cli.asking import Asking
 from appliance.cli.console import printable
-from vnafs.domain.errors import InvalidArgument, NotFound, Refused, RequestInvalid
+from vnafs.domain.errors import InvalidArgument, NotFound, Refused, RequestInvalid, TooMuch
+from vnafs.fs.erasure import FILES_MAX
 
 DONE, NOT_YET = 0, 1
 AT_ONCE = 64
@@ -62,10 +62,13 @@ def erase(args: argparse.Namespace, asking: Asking) -> int:
     client = asking.mount()
     for path in args.paths:
         _find(path, client, found, recursive=args.recursive)
+    if found.count > FILES_MAX:
+        limit = f"{FILES_MAX} files and folders"
+        raise TooMuch(what="What was asked for", limit=limit, fix="Erase one folder after the other")
     if not found.count:
         raise NotFound(what="A file at or below what was asked for, now or in the time that is kept,")
     refused = [
-        [found.paths[inode], why]
+        f"{printable(found.paths[inode])}: {why}"
         for batch in found.batches()
         for (inode, _), reasons in zip(
             batch, client.call("erase.refusals", repository=repository, files=batch), strict=True
@@ -73,10 +76,10 @@ def erase(args: argparse.Namespace, asking: Asking) -> int:
         for why in reasons
     ]
     if refused:
-        for path, why in refused[:SHOWN_MAX]:
-            asking.console.say(f"{printable(path)}: {why}")
-        raise Refused(what=f"Erasing {found.count} files and folders", why=f"{len(refused)} reasons are against it")
-    _confirm(args, found)
+        more = [f"and {len(refused) - SHOWN_MAX} more reasons"] if len(refused) > SHOWN_MAX else []
+        why = "; ".join([*refused[:SHOWN_MAX], *more])
+        raise Refused(what=f"Erasing {found.count} files and folders", why=why)
+    _confirm(args, asking, found)
     begun = client.call("erase.begin", repository=repository, reason=args.reason)
     stayed: list[list[str]] = []
     done = 0
@@ -163,15 +166,14 @@ def _all_remembered(client: Any, directory: int) -> list[list[Any]]:
     return rows
 
 
-def _confirm(args: argparse.Namespace, found: _Found) -> None:
+def _confirm(args: argparse.Namespace, asking: Asking, found: _Found) -> None:
     if args.yes:
         return
-    if not sys.stdin.isatty():
+    ask = asking.console.asker()
+    if ask is None:
         raise RequestInvalid(method="vna erase", why="what is erased never comes back; say --yes")
     what = f"{len(found.files)} files and {len(found.folders)} folders, with every version that is kept"
-    sys.stderr.write(f"Erase {what}? They never come back. Type yes: ")
-    sys.stderr.flush()
-    if sys.stdin.readline().strip() != "yes":
+    if ask(f"Erase {what}? They never come back. Type yes: ").strip() != "yes":
         raise Refused(what="Erasing", why="nobody typed yes; nothing was erased")
 
 

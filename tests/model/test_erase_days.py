@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import random
 from pathlib import Path
 
@@ -16,6 +17,8 @@ from vnafs.domain.errors import NotFound
 from vnafs.domain.files import FileState
 from vnafs.domain.ids import Inode
 from vnafs.domain.locks import Lock
+from vnafs.receipts import jws, keys, page
+from vnafs.upkeep.certify import Certifier
 
 MARK = random.Random(4711).randbytes(64)
 OTHERS = [b"%d" % number for number in range(12)]
@@ -266,3 +269,76 @@ def test_what_was_brought_back_is_another_file_and_stays(world: Erases) -> None:
     world.until_complete(number)
     assert world.read(b"doe") == marked()
     assert Inode(world.inode(b"doe")) != inode
+
+
+class RebuiltErases(Rebuilt, Erases):
+    """A new archive from one target alone, in which the same goes on."""
+
+
+def test_an_archive_that_is_rebuilt_in_the_middle_goes_on_with_it(world: Erases, tmp_path: Path) -> None:
+    number = world.erase(b"doe")
+    assert world.eraser.step()
+    assert world.manifests.step()
+    other = RebuiltErases(tmp_path, world, A)
+    assert other.has_bytes(MARK)
+    with pytest.raises(NotFound):
+        other.inode(b"doe")
+    other.settle()
+    other.until_complete(number)
+    assert other.has_bytes(MARK) == []
+    for at, name in enumerate(OTHERS):
+        assert other.read(name) == data(at)
+
+
+def test_an_object_that_no_row_tells_of_after_a_rebuild_is_removed_all_the_same(world: Erases, tmp_path: Path) -> None:
+    """The rows of its pack were gone, and the target had not let it go yet."""
+    world.stores[A].may_delete = False
+    number = world.erase(b"doe")
+    world.collect(5000)
+    assert world.has_bytes(MARK)
+    assert "objects with bytes of it" in world.there(number)[1].why
+    assert world.manifests.step()
+    other = RebuiltErases(tmp_path, world, A)
+    other.settle()
+    other.stores[A].may_delete = True
+    other.until_complete(number)
+    assert other.has_bytes(MARK) == []
+
+
+def test_what_was_forgotten_of_an_old_pack_goes_with_the_packs_that_a_content_leans_on(world: Erases) -> None:
+    """A content whose pieces lie in another file's pack: that pack is emptied too, and the other file stays."""
+    world.write(b"longer", marked() + b"more")
+    world.clock.advance(20)
+    world.settle()
+    number = world.erase(b"doe", b"longer")
+    world.until_complete(number)
+    assert world.has_bytes(MARK) == []
+    others_are_there(world)
+
+
+def test_the_certificate_says_what_is_pending_and_what_is_complete(home: Path, tmp_path: Path) -> None:
+    class Locked(Erases):
+        lock = Lock(20_000)
+
+    world = filled(Locked(home, pack_target_bytes=64 * 1024))
+    certifier = Certifier(world.eraser, archive=b"a" * 16, keys_folder=str(tmp_path), service=None, clock=world.clock)
+    number = world.erase(b"doe")
+    world.collect(5000)
+    pending = jws.unverified(certifier.certify(number).envelope)
+    assert pending["complete"] is False
+    assert pending["completed"] is None
+    assert all(target["locked_until"] and target["proven"] is None for target in pending["targets"])
+    world.until_complete(number, 60_000)
+    issued = certifier.certify(number)
+    done = jws.opened(issued.envelope, keys.ensure(str(tmp_path))[0].public_key())
+    assert done["complete"] is True
+    assert [target["name"] for target in done["targets"]] == ["a", "b"]
+    assert all(target["proven"] and not target["why"] for target in done["targets"])
+    [content] = done["contents"]
+    assert content == {
+        "sha256": hashlib.sha256(marked()).hexdigest(),
+        "size_bytes": len(marked()),
+        "also_of_other_files": False,
+    }
+    assert "doe" not in str(done)
+    assert page.envelope_of(page.render(issued.envelope)) == issued.envelope

@@ -18,7 +18,7 @@ import logging
 from collections.abc import Sequence
 
 from vnafs.domain.clock import NANOSECONDS
-from vnafs.domain.errors import InvalidArgument, NotFound, Refused
+from vnafs.domain.errors import InvalidArgument, NotFound, Refused, TooMuch
 from vnafs.domain.events import EventKind, seal_detail
 from vnafs.domain.files import FileState
 from vnafs.domain.ids import ROOT, Inode, RepositoryId, Version
@@ -35,6 +35,8 @@ _LOG = logging.getLogger(__name__)
 
 AT_ONCE_MAX = 64
 """In one call, which is one transaction."""
+FILES_MAX = 100_000
+"""Of one erasure: what proves it goes over all of them each time."""
 SWEPT_PER_STEP_MAX = 512
 REMEMBERED_AT_ONCE_MAX = 1000
 LEFT_SECONDS = 600
@@ -120,13 +122,15 @@ class Erasures:
     def add(self, number: int, wanted: Sequence[Wanted]) -> list[tuple[str, ...]]:
         """Erase some files and empty directories, at once and for good; why each that stays does.
 
-        Survives loss of power when it returns. Raises NotFound, InvalidArgument, Refused, Superseded.
+        Survives loss of power when it returns. Raises NotFound, InvalidArgument, Refused, TooMuch, Superseded.
         """
         core = self._core
         _check_count(wanted)
         with core.engine.read() as reader:
             erasure = erasures.find(reader, number)
         rules = self._rules(erasure.repository)
+        if erasure.files + len(wanted) > FILES_MAX:
+            raise TooMuch(what="That erasure", limit=f"{FILES_MAX} files", fix="Erase one folder after the other")
         if erasure.stage is not Stage.TAKING:
             raise Refused(what=f"Adding to erasure {erasure.id}", why="it has all its files")
         now, found = core.clock.now(), []
