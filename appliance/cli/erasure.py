@@ -119,7 +119,7 @@ def _find(path: str, client: Any, found: _Found, *, recursive: bool) -> None:
     if not os.path.lexists(whole):
         if not os.path.isdir(folder):
             raise NotFound(what=path)
-        gone = client.call("erase.remembered", directory=os.lstat(folder).st_ino, name=name)
+        gone = client.call("erase.remembered", directory=os.stat(folder).st_ino, name=name)
         if not gone:
             raise NotFound(what=f"{path}, now or in the time that is kept,")
         _remembered(gone, whole, client, found, recursive=recursive)
@@ -128,7 +128,7 @@ def _find(path: str, client: Any, found: _Found, *, recursive: bool) -> None:
     is_directory = os.path.isdir(whole) and not os.path.islink(whole)
     if is_directory and not recursive:
         raise InvalidArgument(why=f"{path} is a directory; say --recursive for it and all that is below it")
-    found.add(status.st_ino, whole, [os.lstat(folder).st_ino, name], is_directory=is_directory)
+    found.add(status.st_ino, whole, [os.stat(folder).st_ino, name], is_directory=is_directory)
     if not is_directory:
         return
     waiting = [(whole, status.st_ino)]

@@ -90,7 +90,8 @@ def _remains(found: Mapping[str, Any]) -> list[str]:
     ]
     lines += [f"Plain mirror {name}: {why}." for name, why in found["mirrors"]]
     lines += [
-        "The same bytes in other repositories are other files.",
+        "The same bytes in other repositories are other files; runs of bytes that other files have in common with what "
+        "was erased, such as headers, stay with these.",
         "Of versions that the archive had forgotten before nothing is known: what bytes of them are left in packs go "
         "when these are collected.",
         "Backups, snapshots of disks and buckets, and copies that were made outside of vnafs are unknown to it; this "

@@ -369,8 +369,8 @@ class Eraser:
             return
         if self._trimmed.get(erasure, 0.0) > self._clock.monotonic():
             return
-        self._trimmed[erasure] = self._clock.monotonic() + TRIM_AGAIN_SECONDS
         self._manifests.trim_now()
+        self._trimmed[erasure] = self._clock.monotonic() + TRIM_AGAIN_SECONDS
 
     # -- targets ---------------------------------------------------------------------------------------------------
 

@@ -11,10 +11,12 @@ import pytest
 from tests.model.treecheck import check_tree
 from tests.semantics.trees import ALICE, Tree
 from tests.unit.fs.test_crash_points import KillAt, Killed
-from vnafs.domain.errors import InvalidArgument, NotFound, Refused
+from vnafs.domain.clock import NANOSECONDS
+from vnafs.domain.errors import InvalidArgument, NotFound, Refused, TooMuch
 from vnafs.domain.files import FileState, Verdict
 from vnafs.domain.ids import Inode, RepositoryId
 from vnafs.domain.retention import RetentionMode
+from vnafs.fs.asof import AS_OF, name_of
 from vnafs.fs.erasure import AT_ONCE_MAX, LEFT_SECONDS, Wanted
 from vnafs.fs.settings import Settings
 from vnafs.index import erasures
@@ -259,3 +261,49 @@ def test_a_death_at_any_step_leaves_a_whole_tree_and_the_next_life_goes_on(tmp_p
             assert not left
             return
     pytest.fail("it never came to its end")
+
+
+def test_neither_the_past_nor_a_rollback_leads_to_it_while_names_are_still_searched_for(tree: Tree) -> None:
+    folder = tree.fs.mkdir(tree.r, b"folder", 0o755, ALICE).inode
+    inode = packed(tree, b"doe^jane", parent=folder)
+    tree.clock.sleep(5)
+    before = tree.clock.now()
+    tree.clock.sleep(5)
+    tree.fs.rename(folder, b"doe^jane", tree.r, b"elsewhere")
+    number = begin(tree)
+    assert tree.fs.erasures.add(number, [named(tree, inode, b"elsewhere")]) == [()]
+    tree.fs.erasures.finish(number)
+    assert rows_with(tree, b"doe^jane"), "the name that it had in the other folder"
+    assert tree.fs.erasures.remembered(folder) == []
+    past = tree.fs.find(tree.r, AS_OF)
+    for name in (name_of(before // NANOSECONDS), b"folder"):
+        assert past is not None
+        past = tree.fs.find(past.inode, name)
+    assert past is not None
+    assert tree.fs.find(past.inode, b"doe^jane") is None
+    assert [name for _, name, _ in tree.fs.listing(past.inode)] == [b".", b".."]
+    tree.fs.rollbacks.begin(repository(tree), before)
+    while tree.fs.rollbacks.step():
+        pass
+    assert tree.names(folder) == []
+    settle(tree)
+    assert rows_with(tree, b"doe^jane") == set()
+
+
+def test_an_erasure_has_a_limit(tree: Tree, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("vnafs.fs.erasure.FILES_MAX", 1)
+    first, second = packed(tree, b"1"), packed(tree, b"2")
+    number = begin(tree)
+    assert tree.fs.erasures.add(number, [named(tree, first, b"1")]) == [()]
+    with pytest.raises(TooMuch):
+        tree.fs.erasures.add(number, [named(tree, second, b"2")])
+
+
+def test_a_directory_and_a_link_go_with_their_attributes(tree: Tree) -> None:
+    folder = tree.fs.mkdir(tree.r, b"doe^jane", 0o755, ALICE).inode
+    tree.fs.setxattr(folder, b"user.who", b"doe^jane")
+    link = tree.fs.symlink(tree.r, b"link", b"doe^jane", ALICE).inode
+    number = erase(tree, named(tree, link, b"link"), named(tree, folder, b"doe^jane"))
+    assert rows_with(tree, b"doe^jane") == set()
+    assert [one.sha256 for one in erased(tree, number)] == [None, None]
+    assert tree.stat(tree.r).nlink == 2
