@@ -17,7 +17,7 @@ import dataclasses
 import json
 import logging
 import threading
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection
 from typing import Any, Protocol
 
 from vnafs.domain.clock import Clock, Instant
@@ -190,11 +190,11 @@ class Eraser:
             self._waiting[erasure.number] = self._clock.monotonic() + pause, pause
         return done
 
-    def _open(self) -> Iterator[Erasure]:
+    def _open(self) -> list[Erasure]:
         with self._tree.read() as reader:
             known = [row for row in erasures.every(reader) if row.stage is not erasures.Stage.TAKING]
         with self._store.read() as reader:
-            yield from [row for row in known if not erasing.get(reader, row.number).completed]
+            return [row for row in known if not erasing.get(reader, row.number).completed]
 
     def _take_on(self, erasure: Erasure) -> bool:
         """One pass over what is left of one erasure; whether anything changed."""
@@ -206,7 +206,6 @@ class Eraser:
         left = self._traces.clear([(one.inode, one.version) for one in versions])
         row = self._record(erasure)
         known = self._contents(erasure, versions)
-        mirrors = self._mirrors({one.inode for one in versions})
         if condemned_now or self._packs_left(erasure.number) or self._on_their_way(erasure, known):
             return changed
         self._forget_local(erasure.number)
@@ -222,9 +221,10 @@ class Eraser:
         with self._store.read() as reader:
             found = erasing.there(reader, erasure.number)
             counted = targets.current(reader)
-        if left or any(mirror.count != 0 for mirror in mirrors):
+        if left or any(number not in found or not found[number].proven for number in counted):
             return changed
-        if any(number not in found or not found[number].proven for number in counted):
+        mirrors = self._mirrors({one.inode for one in versions})
+        if any(mirror.count != 0 for mirror in mirrors):
             return changed
         self._complete(erasure, row, known, mirrors)
         return True
@@ -393,38 +393,39 @@ class Eraser:
         return proven
 
     def _look(self, place: Place, names: Collection[tuple[PackNumber, PackId]], segment: int) -> There:
-        """What one target still has. Raises nothing that a target raises: it is an answer."""
+        """What one target still has. Raises nothing that a target raises: it is an answer.
+
+        Asked for every name only when nothing else is in the way: there may be very many.
+        """
         now = self._clock.now()
         try:
-            left, until = self._objects_left(place, names)
+            waiting = self._waiting_for(place, names)
+            if waiting:  # the collector's
+                return _there_still(now, len(waiting), max(_locked_until(place.target, name) for name in waiting))
+            oldest = self._manifests.oldest(place.number)
+            if oldest is None or oldest <= segment:
+                what = "it is not known which are there" if oldest is None else f"the oldest there is number {oldest}"
+                return There(now, why=f"manifests up to number {segment} name the files; {what}")
+            left, until = 0, Instant(0)
+            for _, identity in names:
+                name = pack_object_name(identity)
+                if place.target.exists(name):
+                    until = max(until, self._remove(place, name))
+                    left += place.target.exists(name)
         except (TargetError, OSError) as problem:
             return There(now, why=str(problem))
-        if left:
-            return There(now, until=until, why=f"{left} objects with bytes of it are there still")
-        oldest = self._manifests.oldest(place.number)
-        if oldest is None or oldest <= segment:
-            what = "it is not known which are there" if oldest is None else f"the oldest there is number {oldest}"
-            return There(now, why=f"manifests up to number {segment} name the files; {what}")
-        return There(now, proven=now)
+        return _there_still(now, left, until) if left else There(now, proven=now)
 
-    def _objects_left(self, place: Place, names: Collection[tuple[PackNumber, PackId]]) -> tuple[int, Instant]:
-        waiting: list[ObjectName] = []
+    def _waiting_for(self, place: Place, names: Collection[tuple[PackNumber, PackId]]) -> list[ObjectName]:
+        """The objects that a target did not say yet are gone, by the collector's rows."""
+        found = []
         with self._store.read() as reader:
             for number, identity in names:
                 row = condemned.find(reader, number)
                 is_removed = row is not None and row.id == identity and row.stage is Stage.REMOVED
                 if row is not None and is_removed and not _is_gone(row, place.number):
-                    waiting.append(pack_object_name(identity))
-        if waiting:  # the collector's; nothing is asked of all the others before
-            return len(waiting), max(_locked_until(place.target, name) for name in waiting)
-        left, until = 0, Instant(0)
-        for _, identity in names:
-            name = pack_object_name(identity)
-            if not place.target.exists(name):
-                continue
-            until = max(until, self._remove(place, name))
-            left += place.target.exists(name)
-        return left, until
+                    found.append(pack_object_name(identity))
+        return found
 
     def _remove(self, place: Place, name: ObjectName) -> Instant:
         """One that no row tells of any more: the index was rebuilt since. Ours by its name; until when it is locked."""
@@ -505,6 +506,10 @@ def _is_lost(reader: Reader, pack: Pack, row: Condemned) -> bool:
     if row.stage is not Stage.GIVEN_UP or contents.used_of_run(reader, pack.contents_first, pack.contents_count):
         return False
     return not any(contents.is_used(reader, number) for number in list(contents.leaning_on(reader, pack.number)))
+
+
+def _there_still(now: Instant, count: int, until: Instant) -> There:
+    return There(now, until=until, why=f"{count} objects with bytes of it are there still")
 
 
 def _is_gone(row: Condemned, target: int) -> bool:
