@@ -299,6 +299,20 @@ def test_whatever_is_left_under_a_name_exists_a_version_and_a_delete_marker_alik
     assert not target.exists(A)
 
 
+def test_versions_from_before_versioning_was_suspended_exist(radosgw_server: S3Endpoint) -> None:
+    bucket = radosgw_server.make_bucket()
+    address = parse_address(radosgw_server.target_url(bucket, "p"))
+    client = radosgw_server.client()
+    client.put_bucket_versioning(Bucket=bucket, VersioningConfiguration={"Status": "Enabled"})
+    client.put_object(Bucket=bucket, Key=f"p/{A}", Body=OURS.data)
+    client.put_bucket_versioning(Bucket=bucket, VersioningConfiguration={"Status": "Suspended"})
+    with contextlib.closing(open_adapter(NAME, address, OWNER, SystemClock(), SMALL_PARTS)) as target:
+        target.probe()
+        client.delete_object(Bucket=bucket, Key=f"p/{A}")
+        assert list(target.list("packs/")) == []
+        assert target.exists(A)
+
+
 def test_a_bucket_whose_versions_may_not_be_read_is_read_as_ever(radosgw_server: S3Endpoint) -> None:
     bucket = radosgw_server.make_bucket(ObjectLockEnabledForBucket=True)
     for forbidden in ('"s3:ListBucketVersions", ', '"s3:GetObjectVersion", '):

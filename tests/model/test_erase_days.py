@@ -69,6 +69,17 @@ def test_nothing_of_an_erased_file_is_left_anywhere_and_all_else_is_there(world:
     assert world.object_count(A) == world.object_count(B) == len(world.packs_known())
 
 
+def test_an_encrypted_archive_erases_as_well(home: Path) -> None:
+    world = filled(Erases(home, pack_target_bytes=64 * 1024, encrypted=True))
+    before = set(world.stored(A))
+    number = world.erase(b"doe")
+    world.until_complete(number)
+    assert before - set(world.stored(A))
+    _, _, found = world.eraser.standing(number)
+    assert found["packs"] == len(before - set(world.stored(B)))
+    others_are_there(world)
+
+
 def test_it_goes_without_the_time_that_collecting_takes(world: Erases) -> None:
     before = set(world.stored(A))
     number = world.erase(b"doe")

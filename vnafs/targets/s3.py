@@ -254,7 +254,7 @@ class S3Target:
     def exists(self, name: ObjectName) -> bool:
         """See Target."""
         key = self._key(checked(name))
-        if self._versions.are_kept():
+        if self._versions.may_be_there():
             return self._versions.exists(key)
         if self._capabilities().versioning:
             raise TargetRefused(
