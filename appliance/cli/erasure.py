@@ -209,6 +209,8 @@ def _status(name: str, asking: Asking) -> int:
             console.say(f"Complete since {moments.shown(row['completed_ns'])}.")
         elif row["stage"] == "taking":
             console.say("Files are still being added to it.")
+        elif row["waits"]:
+            console.say("It waits: the repository's tripwire was touched, or it is being rolled back.")
         elif row["packs_left"]:
             console.say(f"{row['packs_left']} packs with bytes of it are being emptied.")
         shared = sum(1 for content in row["contents"] if content["also_of_other_files"])

@@ -16,7 +16,14 @@ def erasing_methods(certifier: Certifier) -> list[Method]:
     def status(params: Mapping[str, Any], _: object) -> dict[str, Any]:
         certifier.eraser.hurry()
         erasure, row, found = certifier.eraser.standing(number_of(params["id"]))
-        return {"packs_left": 0, **found, **shown(erasure), "completed_ns": row.completed}
+        return {
+            "packs_left": 0,
+            "local_left": 0,
+            "waits": False,
+            **found,
+            **shown(erasure),
+            "completed_ns": row.completed,
+        }
 
     def certify(params: Mapping[str, Any], _: object) -> dict[str, Any]:
         issued = certifier.certify(number_of(params["id"]))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import random
 from pathlib import Path
@@ -269,6 +270,48 @@ def test_a_death_at_any_step_costs_nothing_and_the_next_life_goes_on(world: Eras
     others_are_there(world)
     assert world.counts() == world.recounted()
     assert world.removals_open() == 0
+
+
+@pytest.mark.parametrize("seed", range(16))
+def test_deaths_at_any_moment_cost_nothing(world: Erases, seed: int) -> None:
+    dice = random.Random(seed)
+    world.write(b"doe", marked(1))
+    world.clock.advance(20)
+    world.settle()
+    number = world.fs.erasures.begin(world.fs.repositories.named("share").id, "asked for").number
+    world.fs.erasures.add(number, world.wanted(b"doe"))
+    world.fs.erasures.finish(number)
+    deaths = 0
+    while not world.erasing(number).completed:
+        world.fate.seal(dice.randrange(1, 60))
+        try:
+            world.expire()
+            world.until_complete(number, 3_000)
+        except Crash:
+            deaths += 1
+            world.die()
+            world.begin()
+        except AssertionError:
+            assert deaths < 40
+    assert deaths
+    world.fate.spare()
+    assert world.has_bytes(MARK) == []
+    others_are_there(world)
+    assert world.counts() == world.recounted()
+
+
+def test_nothing_goes_while_a_tripwire_is_touched_and_all_of_it_once_it_is_reset(world: Erases) -> None:
+    number = world.erase(b"doe")
+    repository = world.fs.repositories.named("share")
+    world.fs._core.repositories[repository.id] = dataclasses.replace(repository, tripped_ns=1, tripped_why="x")
+    world.fs._core.tripped.append(repository.id)
+    world.fs.repositories.save_tripped()
+    world.collect(5000)
+    assert [place for place in world.has_bytes(MARK) if place.startswith("a:packs")]
+    assert world.eraser.standing(number)[2]["waits"]
+    world.fs.repositories.set(repository, reset_tripwire=True)
+    world.until_complete(number)
+    assert world.has_bytes(MARK) == []
 
 
 def test_what_was_brought_back_is_another_file_and_stays(world: Erases) -> None:

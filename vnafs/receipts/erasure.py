@@ -88,6 +88,8 @@ def _remains(found: Mapping[str, Any]) -> list[str]:
         f"Target {name} was taken out of this archive earlier. What is there is not known, and nothing was removed."
         for name in found["retired_targets"]
     ]
+    if found.get("packs_left") or found.get("local_left"):
+        lines.append(f"Not gone yet: {found['packs_left']} packs with bytes of it, {found['local_left']} local files.")
     lines += [f"Plain mirror {name}: {why}." for name, why in found["mirrors"]]
     lines += [
         "The same bytes in other repositories are other files; runs of bytes that other files have in common with what "

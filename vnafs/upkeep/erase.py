@@ -410,7 +410,7 @@ class Eraser:
             for _, identity in names:
                 name = pack_object_name(identity)
                 if place.target.exists(name):
-                    until = max(until, self._remove(place, name))
+                    until = max(until, self._remove(place, identity))
                     left += place.target.exists(name)
         except (TargetError, OSError) as problem:
             return There(now, why=str(problem))
@@ -427,12 +427,14 @@ class Eraser:
                     found.append(pack_object_name(identity))
         return found
 
-    def _remove(self, place: Place, name: ObjectName) -> Instant:
+    def _remove(self, place: Place, identity: PackId) -> Instant:
         """One that no row tells of any more: the index was rebuilt since. Ours by its name; until when it is locked."""
-        if not self._manifests.covers(place.number, 0):
+        with self._store.read() as reader:
+            is_known = packs.number_of(reader, identity) is not None
+        if is_known or not self._manifests.covers(place.number, 0):
             return Instant(0)
         try:
-            place.target.delete(name)
+            place.target.delete(pack_object_name(identity))
         except ObjectLocked as problem:
             return Instant(int(str(problem.fields["until_ns"])))
         except TargetRefused as problem:
@@ -498,6 +500,8 @@ class Eraser:
         with self._store.read() as reader:
             found = self._findings(reader, erasure, row, known, mirrors)
         found["packs_left"] = self._packs_left(number)
+        found["local_left"] = self._traces.clear([(one.inode, one.version) for one in versions])
+        found["waits"] = self._is_frozen(erasure.repository)
         return erasure, row, found
 
 
