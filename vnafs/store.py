@@ -47,7 +47,9 @@ if TYPE_CHECKING:
     from vnafs.pipeline.runner import Tiering
     from vnafs.pipeline.settings import TieringSettings
     from vnafs.receipts.timestamps import TimestampService
+    from vnafs.upkeep.certify import Certifier
     from vnafs.upkeep.collect import Collector, CollectSettings
+    from vnafs.upkeep.erase import Eraser
     from vnafs.upkeep.issue import Issuer
     from vnafs.upkeep.manifests import Manifests
     from vnafs.upkeep.mirrors import Mirrors
@@ -371,6 +373,68 @@ def open_collector(  # noqa: PLR0913 - parts and exits, each named where it is w
         clock=clock,
         faults=faults,
         fatal=fatal,
+    )
+
+
+def open_eraser(  # noqa: PLR0913 - parts and exits, each named where it is wired
+    archive: str,
+    store: Engine,
+    namespace: Engine,
+    tiering: Tiering,
+    manifests: Manifests,
+    collector: Collector,
+    *,
+    fold: Callable[[], None],
+    mirrors: Mirrors,
+    clock: Clock,
+    faults: Faults,
+    fatal: Callable[[BaseException], None],
+) -> Eraser:
+    """What sees to it that erased files go from packs, targets and the local disk, and proves it."""
+    from vnafs.local.spool import QUARANTINE  # noqa: PLC0415 - only tierd needs them
+    from vnafs.local.traces import Traces  # noqa: PLC0415
+    from vnafs.upkeep.erase import Eraser  # noqa: PLC0415
+
+    spool = folder(archive, "spool")
+
+    def recorded_to() -> tuple[int, int]:
+        here = manifests.ledger.position()
+        return here.namespace_cursor, here.number
+
+    return Eraser(
+        store,
+        namespace,
+        shelf=tiering.shelf,
+        traces=Traces(
+            Spool(spool).local_path,
+            [folder(archive, "staging"), folder(archive, "frozen"), os.path.join(spool, QUARANTINE)],
+        ),
+        places=tiering.replicators,
+        manifests=manifests,
+        recorded_to=recorded_to,
+        under_way=tiering.packer.has,
+        fold=fold,
+        kick=collector.hurry,
+        gone=tiering.contents_gone,
+        mirrors=mirrors.left,
+        clock=clock,
+        faults=faults,
+        fatal=fatal,
+    )
+
+
+def open_certifier(
+    archive: str, namespace: Engine, eraser: Eraser, *, service: TimestampService | None, clock: Clock
+) -> Certifier:
+    """What signs how the archive's erasures stand."""
+    from vnafs.upkeep.certify import Certifier  # noqa: PLC0415 - only tierd needs it
+
+    return Certifier(
+        eraser,
+        archive=archive_id(namespace, archive),
+        keys_folder=folder(archive, "keys"),
+        service=service,
+        clock=clock,
     )
 
 

@@ -16,6 +16,7 @@ from appliance.cli import (
     archives,
     collection,
     drills,
+    erasure,
     files,
     keys,
     mirrors,
@@ -146,6 +147,7 @@ def _parser(environ: Mapping[str, str]) -> argparse.ArgumentParser:
     _past(command)
     _worst_day(command)
     _retention(command, within)
+    _erase(command)
     command("adopt", "go on although targets went on without this archive (stop it first)", recovery.adopt)
     _key(command("key", "the keys of an encrypted archive"), within)
     _repository(command("repository", "top-level directories and their rules"), within)
@@ -192,6 +194,19 @@ def _retention(command: Command, within: argparse.ArgumentParser) -> None:
     listed = actions.add_parser("list", parents=[within])
     listed.add_argument("path", nargs="?", metavar="PATH", help="what it is under; otherwise all holds")
     listed.set_defaults(run=retention.holds)
+
+
+def _erase(command: Command) -> None:
+    about = "erase files for good, on every target and in every version, and prove it"
+    erase = command("erase", about, erasure.erase)
+    erase.add_argument("paths", nargs="*", metavar="PATH", help="may be gone and remembered")
+    erase.add_argument("--recursive", action="store_true", help="a directory with all that is and was below it")
+    erase.add_argument("--reason", metavar="TEXT", help="why: kept for ever and signed, so name no patient in it")
+    erase.add_argument("--yes", action="store_true", help="ask nothing")
+    erase.add_argument("--list", action="store_true", help="show all erasures")
+    erase.add_argument("--status", metavar="ID", help="show what is left of one, and where")
+    erase.add_argument("--certificate", metavar="ID", help="write a signed certificate of one")
+    erase.add_argument("--out", metavar="NAME", help="of the certificate: write NAME.json and NAME.html")
 
 
 def _worst_day(command: Command) -> None:

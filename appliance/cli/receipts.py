@@ -11,7 +11,7 @@ from typing import Any
 from appliance.cli.asking import Asking
 from appliance.cli.console import Console, printable
 from vnafs.domain.errors import AlreadyExists, InvalidArgument, NotFound, RequestInvalid, VnaError
-from vnafs.receipts import jws, keys, page
+from vnafs.receipts import erasurepage, jws, keys, page
 
 POLL_SECONDS = 0.5
 DONE, NOT_YET = 0, 1
@@ -36,7 +36,7 @@ def receipt(args: argparse.Namespace, asking: Asking) -> int:
             time.sleep(POLL_SECONDS)
     answer = tierd.call("receipt.issue", paths=paths, seconds_max=max(1.0, until - time.monotonic()))
     payload = jws.unverified(answer["receipt"])
-    written = _write(args.out or f"receipt-{payload['receipt'][:8]}", answer["receipt"])
+    written = write(args.out or f"receipt-{payload['receipt'][:8]}", answer["receipt"])
     asking.console.result(
         {**answer, "written": written, "safe_to_delete": payload["safe_to_delete"]},
         lambda: _show(asking.console, payload, answer, written),
@@ -56,7 +56,8 @@ def _below_mount(path: str, mount: str) -> str:
     return inside
 
 
-def _write(base: str, envelope: Mapping[str, Any]) -> list[str]:
+def write(base: str, envelope: Mapping[str, Any]) -> list[str]:
+    """A signed envelope and its page, neither in place of another; their paths. Raises AlreadyExists."""
     texts = {f"{base}.json": jws.canonical(dict(envelope)).decode() + "\n", f"{base}.html": page.render(envelope)}
     for path in texts:
         if os.path.lexists(path):
@@ -99,7 +100,7 @@ def _public_key(asking: Asking) -> int:
 
 
 def verify(args: argparse.Namespace, console: Console) -> int:
-    """Check a receipt with a public key: 0 when it is right and everything in it is safe, 1 when not everything is."""
+    """Check a receipt or certificate with a public key: 0 when it is right and says yes, 1 when it says not yet."""
     from vnafs.receipts import verifying  # noqa: PLC0415 - no other command needs it
 
     if len(args.paths) != 2 or not args.key:
@@ -107,16 +108,22 @@ def verify(args: argparse.Namespace, console: Console) -> int:
     found = verifying.verify(args.paths[1], args.key, args.timestamp_ca or "")
     payload = found.payload
     stamp = None if found.stamp is None else {"time": str(found.stamp.time), "trusted": found.stamp.trusted}
+    is_erasure = payload["type"] == erasurepage.TYPE
+    is_well = payload["complete" if is_erasure else "safe_to_delete"] is True
 
     def show() -> None:
-        console.say(f"The signature is right: archive {payload['archive']}, receipt {payload['receipt']}.")
+        what = f"erasure {payload['erasure']}" if is_erasure else f"receipt {payload['receipt']}"
+        console.say(f"The signature is right: archive {payload['archive']}, {what}.")
         if found.stamp is None:
             console.say("No timestamp by a third party.")
         else:
             trusted = "" if found.stamp.trusted else ", by nobody whom --timestamp-ca named"
             console.say(f"Timestamp: {found.stamp.time}{trusted}.")
+        if is_erasure:
+            console.say(f"Erased, complete since {payload['completed']}." if is_well else "Not complete yet.")
+            return
         verdict = "Safe" if payload["safe_to_delete"] is True else f"Not safe ({payload['files_not_safe']} files)"
         console.say(f"{verdict} to delete at the sender, as of {payload['as_of']}: {len(payload['files'])} files.")
 
     console.result({"receipt": payload, "timestamp": stamp}, show)
-    return DONE if payload["safe_to_delete"] is True else NOT_YET
+    return DONE if is_well else NOT_YET

@@ -19,6 +19,7 @@ import trio
 from appliance import system
 from appliance.config import Configuration
 from appliance.control.client import ControlClient
+from appliance.control.erasure import erasure_methods
 from appliance.control.mount import mount_methods
 from appliance.control.recall import RecallClient
 from appliance.control.retention import retention_methods
@@ -120,6 +121,7 @@ async def _serve(configuration: Configuration, filesystem: Filesystem) -> None:
         *version_methods(filesystem, in_loop),
         *rollback_methods(filesystem, in_loop),
         *retention_methods(filesystem, in_loop),
+        *erasure_methods(filesystem, in_loop),
     ]
     server = ControlServer(os.path.join(configuration.folder("run"), "mount.sock"), methods)
     server.start()

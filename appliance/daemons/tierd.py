@@ -16,6 +16,7 @@ from appliance import config, keys, system
 from appliance.config import Configuration, MirrorSettings, TargetSettings
 from appliance.control.client import ControlClient
 from appliance.control.collection import collection_methods
+from appliance.control.erasing import erasing_methods
 from appliance.control.mirrors import mirror_methods
 from appliance.control.recall import recall_methods
 from appliance.control.receipts import receipt_methods
@@ -92,8 +93,8 @@ def run(configuration: Configuration, environ: Mapping[str, str], faults: Faults
     def superseded(why: str) -> None:
         tiering.suspend(why)
         mirrors.suspend(why)
-        scrub.stop()
-        collector.stop()
+        for part in (scrub, collector, eraser):
+            part.stop()
         tree.supersede(why)
 
     manifests = archive_store.open_manifests(
@@ -127,7 +128,8 @@ def run(configuration: Configuration, environ: Mapping[str, str], faults: Faults
         CollectSettings(
             configuration.collection.after_seconds,
             configuration.collection.live_percent_min,
-            min(YOUNG_SECONDS, configuration.collection.after_seconds),
+            # where nothing is collected, what was erased still waits for what is on its way to its rows
+            min(YOUNG_SECONDS, configuration.collection.after_seconds or YOUNG_SECONDS),
         ),
         manifests,
         fold=tree.fold,
@@ -137,6 +139,19 @@ def run(configuration: Configuration, environ: Mapping[str, str], faults: Faults
     )
     renewal = archive_store.open_renewal(engine, namespace, tiering, manifests, clock=clock, fatal=_end)
     mirrors = archive_store.open_mirrors(archive, namespace, tiering, clock=clock, faults=faults, fatal=_end)
+    eraser = archive_store.open_eraser(
+        archive,
+        engine,
+        namespace,
+        tiering,
+        manifests,
+        collector,
+        fold=tree.fold,
+        mirrors=mirrors,
+        clock=clock,
+        faults=faults,
+        fatal=_end,
+    )
     wanted_mirrors = functools.partial(_mirrors, engine=namespace, environ=environ, clock=clock)
     control = TieringControl(
         tiering,
@@ -167,6 +182,7 @@ def run(configuration: Configuration, environ: Mapping[str, str], faults: Faults
             *recall_methods(tiering.recaller),
             *control.methods(),
             *receipt_methods(issuer),
+            *erasing_methods(archive_store.open_certifier(archive, namespace, eraser, service=service, clock=clock)),
             *collection_methods(
                 collector,
                 tiering,
@@ -178,8 +194,8 @@ def run(configuration: Configuration, environ: Mapping[str, str], faults: Faults
         ],
     )
     if not manifests.compare():
-        scrub.start()
-        collector.start()
+        for part in (scrub, collector, eraser):
+            part.start()
     renewal.start()  # also for an archive that went on elsewhere: longer locks are in nobody's way
     tiering.start()
     server.start()
@@ -190,7 +206,7 @@ def run(configuration: Configuration, environ: Mapping[str, str], faults: Faults
     signal.sigwait(system.STOPPING)
     log.info("tierd.stopping")
     answered = server.close(ANSWERS_SECONDS_MAX)
-    ended = [mirrors.stop(), manifests.stop(), scrub.stop(), collector.stop(), renewal.stop(), tiering.stop()]
+    ended = [part.stop() for part in (mirrors, manifests, scrub, collector, eraser, renewal, tiering)]
     if not all(ended) or not answered:
         _abandon(engine)
     engine.close()

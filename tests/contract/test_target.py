@@ -163,6 +163,16 @@ def test_a_deleted_object_is_gone_and_may_be_put_again(target: Target) -> None:
     assert whole(target, A) == b"another"
 
 
+def test_what_exists_is_told_and_nothing_else(target: Target) -> None:
+    assert not target.exists(A)
+    target.put(A, BytesBody(b"one"))
+    assert target.exists(A)
+    assert not target.exists(ObjectName(A[:-1]))
+    assert not target.exists(ObjectName("no/such/directory/object"))
+    target.delete(A)
+    assert not target.exists(A)
+
+
 def test_deleting_what_is_not_there_is_no_error(target: Target) -> None:
     target.delete(A)
     target.delete(ObjectName("no/such/directory/object"))

@@ -307,6 +307,34 @@ def test_removing_what_was_written_over_never_makes_the_rubbish_the_object(vault
     assert vault.versions(f"p/{A}") == []
 
 
+def test_whatever_is_left_under_a_name_exists_a_version_and_a_delete_marker_alike(vault: Vault) -> None:
+    target = vault.open()
+    owner = vault.open(OWNER)
+    target.put(A, OURS)
+    vault.owner.delete_object(Bucket=vault.bucket, Key=f"p/{A}")
+    assert target.exists(A), "it is hidden, and its bytes are there"
+    owner.delete(A)
+    assert not target.exists(A)
+    vault.owner.delete_object(Bucket=vault.bucket, Key=f"p/{A}")
+    assert target.exists(A), "nothing but a delete marker"
+    owner.delete(A)
+    assert not target.exists(A)
+
+
+def test_versions_from_before_versioning_was_suspended_exist(radosgw_server: S3Endpoint) -> None:
+    bucket = radosgw_server.make_bucket()
+    address = parse_address(radosgw_server.target_url(bucket, "p"))
+    client = radosgw_server.client()
+    client.put_bucket_versioning(Bucket=bucket, VersioningConfiguration={"Status": "Enabled"})
+    client.put_object(Bucket=bucket, Key=f"p/{A}", Body=OURS.data)
+    client.put_bucket_versioning(Bucket=bucket, VersioningConfiguration={"Status": "Suspended"})
+    with contextlib.closing(open_adapter(NAME, address, OWNER, SystemClock(), SMALL_PARTS)) as target:
+        target.probe()
+        client.delete_object(Bucket=bucket, Key=f"p/{A}")
+        assert list(target.list("packs/")) == []
+        assert target.exists(A)
+
+
 def test_a_bucket_whose_versions_may_not_be_read_is_read_as_ever(radosgw_server: S3Endpoint) -> None:
     bucket = radosgw_server.make_bucket(ObjectLockEnabledForBucket=True)
     for forbidden in ('"s3:ListBucketVersions", ', '"s3:GetObjectVersion", '):
@@ -320,6 +348,9 @@ def test_a_bucket_whose_versions_may_not_be_read_is_read_as_ever(radosgw_server:
             target.put(A, OURS)
             assert whole(target, A) == OURS.data
             assert A in list(target.list())
+            if "List" in forbidden:
+                with pytest.raises(TargetRefused, match="ListBucketVersions"):  # nobody can say that nothing is left
+                    target.exists(A)
 
 
 # -- what a credential can do --------------------------------------------------------------------------------

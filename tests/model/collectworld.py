@@ -31,6 +31,7 @@ class Repacks(Repacker):
 class Collecting(Recorded):
     """Time passes in minutes here, not in days."""
 
+    after_seconds = AFTER_SECONDS
     live_percent_min = 60.0
     storage_seconds_min = 0.0
 
@@ -42,7 +43,7 @@ class Collecting(Recorded):
         self.collector = Collector(
             self._store,
             self._namespace,
-            CollectSettings(AFTER_SECONDS, self.live_percent_min, YOUNG_SECONDS),
+            CollectSettings(self.after_seconds, self.live_percent_min, YOUNG_SECONDS),
             shelf=tiering.shelf,
             repacker=repacker,
             fold=self.fs.fold,

@@ -44,6 +44,8 @@ from vnafs.index import (
     audits,
     contents,
     entries,
+    erasing,
+    erasures,
     feeds,
     holds,
     inodes,
@@ -58,6 +60,7 @@ from vnafs.index import (
     xattrs,
 )
 from vnafs.index.engines.memory import MemoryEngine
+from vnafs.index.erasures import Erased, Erasure, Stage
 from vnafs.index.holds import Hold
 from vnafs.index.inodes import NOT_QUEUED, InodeRow
 from vnafs.index.past import PastName, PastVersion
@@ -69,7 +72,9 @@ from vnafs.upkeep.record import Record
 PART = DOCUMENT.split("\n# Manifests, version 1\n")[1]
 HEADER = table("Manifest header")
 RUN = table("Runs and snapshots")
-ENTRY, INODE, PAST_NAME, PAST_VERSION, RETENTION, HOLD = (table("The namespace", nth) for nth in range(6))
+ENTRY, INODE, PAST_NAME, PAST_VERSION, RETENTION, HOLD, ERASURE_ROW, ERASED_ROW = (
+    table("The namespace", nth) for nth in range(8)
+)
 CONTENT, PACK, PIECE, PROTECTION, FROZEN = (table("The store", nth) for nth in range(5))
 
 ARCHIVE = bytes(range(16))
@@ -78,6 +83,8 @@ REPOSITORY, FOLDER, FILE, LINK, DEVICE, OPEN, ORPHAN, REOPENED, EMPTY, GONE = (
     Inode(number) for number in range(100, 110)
 )
 NOT_UTF8 = b"caf\xe9 \xff\xfe"
+ERASURE = Erasure(900, Stage.OVER, RepositoryId(REPOSITORY), 7000, 8000, 2, "asked for")
+ERASED = Erased(Inode(120), Version(3), Sha256(b"x" * 32), 44)
 HERE, OTHER = PackId(b"h" * 16), PackId(b"o" * 16)
 
 
@@ -184,6 +191,9 @@ class Archive:
             feeds.append(tx, Event(EventKind.RETENTION, FILE, Version(1)))
             feeds.append(tx, Event(EventKind.RETENTION, FOLDER, Version(0), detail=noted))
             meta.set_int(tx, meta.RETENTION_TIME, 6000)
+            erasures.put(tx, ERASURE)
+            erasures.add(tx, ERASURE.number, ERASED)
+            feeds.append(tx, Event(EventKind.ERASED, ERASED.inode, Version(1), detail=ERASURE.number))
             xattrs.put(tx, FILE, b"user.x", b"\0\xff")
             tx.put(keys.symlink(LINK), b"../target")
             feeds.append(tx, Event(EventKind.XATTRS, FILE, Version(1)))
@@ -193,6 +203,7 @@ class Archive:
             for n, data in ((6, b"kept while open"), (7, b"never arrived"))
         ]
         with self.store.write() as tx:
+            erasing.empty(tx, PackNumber(7), PackId(b"e" * 16), ERASURE.number)
             protections.put(
                 tx, protections.Protection(OPEN, RepositoryId(REPOSITORY), Version(8), Instant(400), *frozen)
             )
@@ -588,6 +599,21 @@ def test_m22_retention_and_holds_are_where_the_tables_say(state):
     assert rest(HOLD, "reason", hold) == b"a letter"
     assert json.loads(state[b"nY" + eight(1)]) == {"action": "held", "inode": FOLDER}
     assert state[b"nMretention_time"] == eight(6000)
+
+
+def test_m23_erasures_are_where_the_tables_say(state):
+    erasure = state[b"nS" + eight(900)]
+    assert_constants(ERASURE_ROW, erasure)
+    fields = {field: number(ERASURE_ROW, field, erasure) for field in ERASURE_ROW if field != "reason"}
+    assert fields == {
+        "version": 1, "stage": 3, "repository": REPOSITORY, "since_ns": 7000, "touched_ns": 8000, "files": 2,
+    }  # fmt: skip
+    assert rest(ERASURE_ROW, "reason", erasure) == b"asked for"
+    erased = state[b"nT" + eight(900) + eight(120) + eight(3)]
+    assert_constants(ERASED_ROW, erased)
+    assert number(ERASED_ROW, "size_bytes", erased) == 44
+    assert rest(ERASED_ROW, "sha256", erased) == b"x" * 32
+    assert state[b"sE" + eight(7) + eight(900)] == b"\x01" + b"e" * 16
 
 
 def test_m21_a_past_version_has_its_bytes_and_attributes(state):

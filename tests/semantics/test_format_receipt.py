@@ -12,6 +12,7 @@ import rfc8785
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 from joserfc.jwk import OKPKey
+from joserfc.jws import deserialize_json
 from rfc3161_client import decode_timestamp_response
 
 from tests.servers.tsa import tsa
@@ -25,6 +26,7 @@ from vnafs.domain.recipes import EMPTY
 from vnafs.domain.repositories import Repository
 from vnafs.receipts import jws, page, timestamps
 from vnafs.receipts.document import Occasion, document
+from vnafs.receipts.erasure import Subject, certificate
 from vnafs.receipts.timestamps import TimestampService
 
 with open(os.path.join(os.path.dirname(__file__), "..", "..", "FORMAT.md")) as stream:
@@ -156,6 +158,69 @@ def test_r8_the_page_holds_the_envelope_and_shows_nothing_else():
     assert page.envelope_of(shown) == envelope
     assert "<&>" not in shown
     assert not re.findall(r"(?:src|href|url)\s*[=(]", shown)
+    for at in range(0, len(shown), 97):
+        changed = shown[:at] + ("#" if shown[at] != "#" else "+") + shown[at + 1 :]
+        with pytest.raises((Damaged, jws.FormatUnknown)):
+            jws.opened(page.envelope_of(changed), KEY.public_key())
+
+
+FOUND = {
+    "contents": [{"sha256": hashlib.sha256(b"abc").hexdigest(), "size_bytes": 3, "also_of_other_files": True}],
+    "packs": 2,
+    "targets": [
+        {"name": "one", "proven_ns": 3 * SECOND, "locked_until_ns": 0, "why": ""},
+        {"name": "two", "proven_ns": 0, "locked_until_ns": 9 * SECOND, "why": "2 objects are <there> still"},
+    ],
+    "retired_targets": ["old"],
+    "mirrors": [["plain", "it has none of the files"]],
+}
+
+
+def a_certificate(completed=0, found=FOUND):
+    subject = Subject(
+        b"c" * 16, b"a" * 16, "00000100000000ff", 7, "request <17>", 4, SECOND, completed, Instant(8 * SECOND),
+        jws.jwk(KEY.public_key()),
+    )  # fmt: skip
+    return jws.sign(certificate(subject, found), KEY)
+
+
+def test_r9_another_library_checks_a_certificate_that_is_complete():
+    proven = [row for row in FOUND["targets"] if row["proven_ns"]]
+    envelope = a_certificate(7 * SECOND, {**FOUND, "targets": proven})
+    key = OKPKey.import_key(jws.jwk(KEY.public_key()))
+    said = json.loads(deserialize_json(envelope, key, algorithms=["EdDSA"]).payload)
+    assert said == payload(envelope)
+    assert (said["complete"], said["completed"]) == (True, "1970-01-01T00:00:07Z")
+    assert [target["proven"] for target in said["targets"]] == ["1970-01-01T00:00:03Z"]
+    assert said["contents_sha256"] == hashlib.sha256(hashlib.sha256(b"abc").digest()).hexdigest()
+    assert members("## Certificate of erasure") == set(said)
+    rest = PART.partition("## Certificate of erasure")[2]
+    for member in ("contents", "targets"):
+        row = next(line for line in rest.splitlines() if line.startswith(f"| `{member}` |"))
+        assert {f"`{name}`" for name in said[member][0]} <= set(re.findall(r"`\w+`", row))
+
+
+def test_r10_what_is_not_complete_is_signed_and_says_what_is_left():
+    said = payload(a_certificate())
+    assert (said["complete"], said["completed"]) == (False, None)
+    assert said["targets"][1] == {
+        "name": "two",
+        "proven": None,
+        "how": "",
+        "locked_until": "1970-01-01T00:00:09Z",
+        "why": "2 objects are <there> still",
+    }
+    remains = " ".join(said["remains"])
+    for words in ("1 contents stay", "Target old", "Plain mirror plain", "cannot speak"):
+        assert words in remains
+
+
+@pytest.mark.parametrize("completed", [0, 7 * SECOND])
+def test_the_page_of_a_certificate_holds_it_and_shows_nothing_else(completed):
+    envelope = a_certificate(completed)
+    shown = page.render(envelope)
+    assert page.envelope_of(shown) == envelope
+    assert "<17>" not in shown.partition('id="receipt">')[0]
     for at in range(0, len(shown), 97):
         changed = shown[:at] + ("#" if shown[at] != "#" else "+") + shown[at + 1 :]
         with pytest.raises((Damaged, jws.FormatUnknown)):

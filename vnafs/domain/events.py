@@ -35,6 +35,8 @@ class EventKind(enum.IntEnum):
     """The bytes of a version that is over came into packs after all."""
     RETENTION = 14
     """Retention or holds of an inode changed; the detail is the audit row that says why, or 0."""
+    ERASED = 15
+    """An inode was erased for good, or the erasure itself went on (inode 0); the detail is the erasure's number."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

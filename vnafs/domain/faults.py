@@ -82,6 +82,11 @@ RARE_POINTS: tuple[str, ...] = (
     "rollback.cleared",
     # retention: files are committed by themselves, a bounded number at a time
     "retention.committed",
+    # erase: files go for good; their names and versions first, then what packs and targets have of them
+    "erase.taken",
+    "erase.swept",
+    "erase.condemned",
+    "erase.proven",
     # mirror: a plain mirror follows the tree; only where there is one
     "mirror.noted",
     "mirror.staged",

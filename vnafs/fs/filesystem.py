@@ -25,6 +25,7 @@ from vnafs.fs.caller import Caller
 from vnafs.fs.commitment import Commitment
 from vnafs.fs.core import Core, Watcher
 from vnafs.fs.data import Data
+from vnafs.fs.erasure import Erasures
 from vnafs.fs.handles import Handle
 from vnafs.fs.history import Expiry
 from vnafs.fs.names import Names
@@ -83,7 +84,7 @@ class Filesystem:
         renames, xattrs, tiering = Renames(core), Xattrs(core, copies_of), Tiering(core)
         self.engine = engine
         self.settings = core.settings
-        self.retentions = Retentions(core)
+        self.retentions, self.erasures = Retentions(core), Erasures(core)
         self.repositories = Repositories(core, names, self.retentions.rules_changed)
         # names
         asof = self.asof = AsOf(core)
@@ -242,7 +243,8 @@ class Filesystem:
         trimmed = self._core.trim_feed()
         rolled = self.rollbacks.step()
         committed = self.retentions.step()
-        return self._expiry.step() or rolled or trimmed or committed
+        erased = self.erasures.step()
+        return self._expiry.step() or rolled or trimmed or committed or erased
 
     def _save_time(self) -> None:
         core = self._core

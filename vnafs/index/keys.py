@@ -28,6 +28,8 @@ Namespace environment (sole writer: mount)
 | C due8 inode8        | version, ctime            | looked at then: committed by itself unless it was changed since  |
 | H inode8 name        | hold                      | a legal hold on a file, a directory or a repository              |
 | Y number8            | JSON                      | what was done about retention and holds, and why                 |
+| S erasure8           | erasure                   | files that are erased for good: when, why, how far               |
+| T erasure8 inode8 version8 | erased version      | what was erased; names it by its hash, never by a path           |
 | F seq8               | event                     | the feed                                                         |
 
 Store environment (sole writer: tierd)
@@ -48,6 +50,9 @@ Store environment (sole writer: tierd)
 | W inode8                   | protection record      | copies of a file that stays open, as it was at some moment    |
 | Z pack8                    | condemned record       | packs nobody has whole; given up, their objects are removed   |
 | Y inode8 version8          | nothing                | restored versions of whose bytes no content is known          |
+| E pack8 erasure8           | pack id                | packs that go because erased bytes are in them                |
+| D erasure8                 | erasing record         | how far an erasure is behind the tree                         |
+| D erasure8 target4         | when, and why not yet  | whether a target has been seen without it                     |
 | F seq8                     | event                  | the feed                                                      |
 
 Environment of one plain mirror (sole writer: tierd). A folder is the first 16 bytes of its path's SHA-256; an empty
@@ -385,6 +390,36 @@ def audit(number: int) -> bytes:
 
 AUDITS = b"Y"
 
+
+def erasure(number: int) -> bytes:
+    """S: one erasure."""
+    return _one(b"S", number)
+
+
+ERASURES = b"S"
+
+
+def erased(number: int, file: Inode, version: Version) -> bytes:
+    """T: one version that was erased."""
+    return _THREE.pack(b"T", number, file, version)
+
+
+def erased_of(key: bytes) -> tuple[int, Inode, Version]:
+    """The parts of a T row."""
+    _, number, file, version = _THREE.unpack(key)
+    return number, Inode(file), Version(version)
+
+
+def erased_by(number: int) -> bytes:
+    """T: prefix of all that one erasure erased."""
+    return _one(b"T", number)
+
+
+def erased_inode(number: int, file: Inode) -> bytes:
+    """T: prefix of what one erasure erased of one inode."""
+    return _TWO.pack(b"T", number, file)
+
+
 # -- store ---------------------------------------------------------------------------------------------------
 
 
@@ -475,6 +510,35 @@ def transfer_of(key: bytes) -> tuple[int, Instant, PackNumber]:
     """The parts of a T row."""
     _, target, due, number = _THREE.unpack(key)
     return target, Instant(due), PackNumber(number)
+
+
+def emptied(number: PackNumber, for_erasure: int) -> bytes:
+    """E: one pack that goes because of an erasure."""
+    return _TWO.pack(b"E", number, for_erasure)
+
+
+def emptied_of(key: bytes) -> tuple[PackNumber, int]:
+    """The pack and the erasure of an E row."""
+    _, number, for_erasure = _TWO.unpack(key)
+    return PackNumber(number), for_erasure
+
+
+def emptied_pack(number: PackNumber) -> bytes:
+    """E: prefix of all erasures because of which a pack goes."""
+    return _one(b"E", number)
+
+
+EMPTIED = b"E"
+
+
+def erasing(number: int) -> bytes:
+    """D: how far one erasure is; also the prefix of what its targets say."""
+    return _one(b"D", number)
+
+
+def erasing_on(number: int, target_number: int) -> bytes:
+    """D: what one target says of one erasure."""
+    return erasing(number) + target_number.to_bytes(4, "big")
 
 
 def target(number: int) -> bytes:

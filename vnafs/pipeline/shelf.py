@@ -336,6 +336,18 @@ class Shelf:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(self._local(pack))
 
+    def forget(self, number: PackNumber, identity: PackId) -> bool:
+        """Remove whatever is here of a pack that is no more, fetched bytes too; whether there was anything."""
+        with self._lock:
+            self._cached_bytes -= self._cached.pop(number, 0)
+        paths = [os.path.join(self._folder, f"{identity.hex()}.pack"), os.path.join(self._cache_folder, f"{number:x}")]
+        was_there = False
+        for path in (*paths, f"{paths[1]}.partial"):
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(path)
+                was_there = True
+        return was_there
+
     def release(self, number: PackNumber, *, copies_enough: int | None = None) -> bool:
         """Remove a pack's local file once every target (or *copies_enough* of them) has verified it."""
         with self._store.read() as reader:  # most often the answer is no, which must not cost a turn to write

@@ -1,4 +1,4 @@
-"""Whether a receipt is what an archive signed: from a file and a public key, with no archive."""
+"""Whether a receipt or a certificate is what an archive signed: from a file and a public key, with no archive."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import os
 from typing import Any
 
 from vnafs.domain.errors import Damaged, FormatUnknown, NotFound, Refused, TooMuch
-from vnafs.receipts import document, jws, keys, page, timestamps
+from vnafs.receipts import document, erasure, jws, keys, page, timestamps
 from vnafs.receipts.timestamps import Stamp
 
 FILE_BYTES_MAX = 64 * 1024 * 1024
@@ -34,8 +34,9 @@ def verify(path: str, key_path: str, ca_path: str = "") -> Verified:
     text = _read(path)
     envelope = page.envelope_of(text) if text.lstrip().startswith("<") else jws.json_object(text)
     payload = jws.opened(envelope, key)
-    if payload.get("type") != "vnafs-receipt" or payload.get("version") != document.VERSION:
-        raise FormatUnknown(what="The receipt", found=payload.get("version"), known=document.VERSION)
+    kind, version = payload.get("type"), payload.get("version")
+    if (kind, version) not in {("vnafs-receipt", document.VERSION), (erasure.TYPE, erasure.VERSION)}:
+        raise FormatUnknown(what="The receipt", found=version, known=document.VERSION)
     token = timestamps.token_of(envelope)
     if token is None and roots:
         raise Refused(what="The receipt", why="its signature is right, and it has no timestamp by a third party")

@@ -237,6 +237,13 @@ class AzureTarget:
         self.evidence(name)
         return None
 
+    def exists(self, name: ObjectName) -> bool:
+        """See Target."""
+        key = self._prefix + checked(name)
+        include = ["snapshots", "deleted", "versions"]
+        with self._translated("looking for an object"):
+            return any(blob.name == key for blob in self._container.list_blobs(name_starts_with=key, include=include))
+
     def close(self) -> None:
         """See Target."""
         self._parts.shutdown(wait=True, cancel_futures=True)

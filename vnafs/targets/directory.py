@@ -194,6 +194,12 @@ class DirectoryTarget:
         self.evidence(name)
         return None
 
+    def exists(self, name: ObjectName) -> bool:
+        """See Target."""
+        with contextlib.suppress(ObjectMissing), self._opened(name):
+            return True
+        return False
+
     def close(self) -> None:
         """See Target."""
 

@@ -155,6 +155,13 @@ class FaultyTarget:
         self._lose(fault)
         return found
 
+    def exists(self, name: ObjectName) -> bool:
+        """See Target."""
+        fault = self._meet("exists")
+        found = self._inner.exists(name)
+        self._lose(fault)
+        return found
+
     def close(self) -> None:
         """See Target."""
         self._inner.close()

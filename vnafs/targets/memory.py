@@ -156,6 +156,12 @@ class MemoryTarget:
         with self._lock:
             return self._until.get(name)
 
+    def exists(self, name: ObjectName) -> bool:
+        """See Target."""
+        checked(name)
+        with self._lock:
+            return name in self._objects
+
     def close(self) -> None:
         """See Target."""
 

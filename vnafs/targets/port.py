@@ -106,6 +106,13 @@ class Target(Protocol):
         """Until when an object is locked; None for one without a lock, and where there are none."""
         ...
 
+    def exists(self, name: ObjectName) -> bool:
+        """Whether there is anything under a name: an object, or where the target keeps them a version or its marker.
+
+        A fresh look. Raises TargetRefused where versions are kept and the credential may not see them.
+        """
+        ...
+
     def close(self) -> None:
         """Let go of connections. Idempotent."""
         ...

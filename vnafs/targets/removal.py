@@ -1,4 +1,4 @@
-"""A second credential around a target, for deleting and nothing else.
+"""A second credential around a target, for deleting, and for seeing that nothing is left; for nothing else.
 
 What runs every day can then have a credential that cannot destroy what it wrote. No client is made of the second one
 before the first delete. Any thread.
@@ -70,17 +70,19 @@ class RemovalTarget:
 
     def delete(self, name: ObjectName) -> None:
         """See Target. With the second credential."""
-        with self._lock:
-            if self._removal is None:
-                self._removal = self._opened(self._known)
-            removal = self._removal
         try:
-            removal.delete(name)
+            self._second().delete(name)
         except (TargetRefused, ObjectLocked) as problem:
             until = self._until(name)
             if until is None:
                 raise
             raise locked(self.name, name, until) from problem
+
+    def _second(self) -> Target:
+        with self._lock:
+            if self._removal is None:
+                self._removal = self._opened(self._known)
+            return self._removal
 
     def _until(self, name: ObjectName) -> Instant | None:
         """Whoever may delete need not be allowed to look at what others put."""
@@ -96,6 +98,13 @@ class RemovalTarget:
     def retained(self, name: ObjectName) -> Instant | None:
         """See Target."""
         return self._daily.retained(name)
+
+    def exists(self, name: ObjectName) -> bool:
+        """See Target. With the second credential where the daily one may not see versions: they are its to remove."""
+        try:
+            return self._daily.exists(name)
+        except TargetRefused:
+            return self._second().exists(name)
 
     def close(self) -> None:
         """See Target."""

@@ -99,6 +99,10 @@ class RetryingTarget:
         """See Target."""
         return self._again("retained", lambda: self._inner.retained(name))
 
+    def exists(self, name: ObjectName) -> bool:
+        """See Target."""
+        return self._again("exists", lambda: self._inner.exists(name))
+
     def close(self) -> None:
         """See Target."""
         self._inner.close()

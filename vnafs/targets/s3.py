@@ -251,6 +251,19 @@ class S3Target:
         """See Target. Without the right to look at locks S3 shows none."""
         return lock_of(self._head_of(name), self._clock.now())
 
+    def exists(self, name: ObjectName) -> bool:
+        """See Target."""
+        key = self._key(checked(name))
+        if self._versions.may_be_there():
+            return self._versions.exists(key)
+        if self._capabilities().versioning:
+            raise TargetRefused(
+                target=self._name,
+                why="looking for versions: the bucket keeps them, and the credential may not list them "
+                "(s3:ListBucketVersions)",
+            )
+        return any(found == key for found in self._keys(key))
+
     def close(self) -> None:
         """See Target."""
         self._parts.shutdown(wait=True, cancel_futures=True)

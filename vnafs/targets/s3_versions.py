@@ -50,6 +50,7 @@ class S3Versions:
         self._lock = threading.Lock()
         self._first: collections.OrderedDict[str, str] = collections.OrderedDict()
         self._are_kept: bool | None = None
+        self._were_kept: bool | None = None
 
     def learn(self, *, versioning: bool) -> None:
         """What a probe saw of the bucket. Whether the credential may list versions is found out when it matters."""
@@ -60,6 +61,14 @@ class S3Versions:
         if self._are_kept is None:
             self._are_kept = self._ask()
         return self._are_kept
+
+    def may_be_there(self) -> bool:
+        """Whether there are versions to look at, also where they were kept once. Asked once. Raises TargetError."""
+        if self._are_kept:
+            return True
+        if self._were_kept is None:
+            self._were_kept = self._ask()
+        return self._were_kept
 
     def _ask(self) -> bool:
         try:
@@ -143,6 +152,10 @@ class S3Versions:
         except (ClientError, BotoCoreError):
             return FOR_EVER if says_locked else None
         return lock_of(head, self._clock.now())
+
+    def exists(self, key: str) -> bool:
+        """Whether there is any version or delete marker under *key*. Raises TargetError."""
+        return bool(self._of(key))
 
     def _of(self, key: str) -> list[_Version]:
         """Of exactly this key, newest first, and then the delete markers."""

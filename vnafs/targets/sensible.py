@@ -103,6 +103,12 @@ class SensibleTarget:
         with self._told_apart("asking for a lock"):
             return self._inner.retained(name)
 
+    def exists(self, name: ObjectName) -> bool:
+        """See Target."""
+        checked(name)  # a caller's mistake, not the server's
+        with self._told_apart("looking for an object"):
+            return self._inner.exists(name)
+
     def close(self) -> None:
         """See Target."""
         self._inner.close()

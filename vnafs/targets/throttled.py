@@ -108,6 +108,11 @@ class ThrottledTarget:
         with self._places:
             return self._inner.retained(name)
 
+    def exists(self, name: ObjectName) -> bool:
+        """See Target."""
+        with self._places:
+            return self._inner.exists(name)
+
     def close(self) -> None:
         """See Target."""
         self._inner.close()

@@ -1,7 +1,7 @@
 """What a manifest carries of the index, and which rows of it changed since a cursor.
 
 Carried are the rows that cannot be derived from others: inodes, entries, links, extended attributes, repositories,
-what names and versions were before, retention, holds and what was noted of them;
+what names and versions were before, retention, holds and what was noted of them, erasures;
 packs, contents, pieces and protections; some named values. Feeds tell where to look, the rows are read as they are
 now, all in one view: so what is written is a state that the index was in. Knows no object and no target.
 """
@@ -17,9 +17,9 @@ from vnafs.index import keys, meta, packs
 from vnafs.index import past as past_rows
 from vnafs.index.engine import Reader, prefix_stop
 
-NAMESPACE_TABLES = (b"A", b"E", b"H", b"I", b"L", b"R", b"V", b"W", b"X", b"Y")
+NAMESPACE_TABLES = (b"A", b"E", b"H", b"I", b"L", b"R", b"S", b"T", b"V", b"W", b"X", b"Y")
 """In key order."""
-STORE_TABLES = (b"C", b"K", b"P", b"W")
+STORE_TABLES = (b"C", b"E", b"K", b"P", b"W")
 META_NAMES = (meta.ARCHIVE_ID, meta.COOKIE_RANGE, meta.EPOCH, meta.INODE_RANGE, meta.RETENTION_TIME)
 """Named values of the namespace, in key order."""
 
@@ -27,16 +27,17 @@ _ONLY_BYTES = frozenset((EventKind.STATE, EventKind.VERSION, EventKind.RETENTION
 _OF_NAMES = frozenset((EventKind.CREATED, EventKind.NAMED, EventKind.UNNAMED))
 
 
-def of_namespace(reader: Reader, events: Iterable[Event]) -> Iterator[Row]:
+def of_namespace(reader: Reader, events: Iterable[Event]) -> Iterator[Row]:  # noqa: C901 - one kind after the other
     """The rows that the events speak of, each once."""
     inodes: dict[Inode, bool] = {}
     names: dict[tuple[Inode, bytes], None] = {}
     past: dict[bytes, None] = {}
     events = list(events)
     guarded = {(event.inode, event.detail) for event in events if event.kind is EventKind.RETENTION}
+    erased = {(event.detail, event.inode) for event in events if event.kind is EventKind.ERASED}
     for event in events:
         past.update(dict.fromkeys(_past_keys(event)))
-        if event.kind is EventKind.NAME_EXPIRED:
+        if event.kind is EventKind.NAME_EXPIRED or (event.kind is EventKind.ERASED and not event.inode):
             continue
         inodes[event.inode] = inodes.get(event.inode, False) or event.kind not in _ONLY_BYTES
         if event.kind in _OF_NAMES:
@@ -63,6 +64,11 @@ def of_namespace(reader: Reader, events: Iterable[Event]) -> Iterator[Row]:
         yield _row(reader, NAMESPACE, key)
     for inode, audited in sorted(guarded):
         yield from _guard_rows(reader, inode, audited)
+    for number in sorted({number for number, _ in erased}):
+        yield _row(reader, NAMESPACE, keys.erasure(number))
+    for number, inode in sorted(erased):
+        prefix = keys.erased_inode(number, inode)
+        yield from _rows(reader, NAMESPACE, prefix, prefix_stop(prefix))
 
 
 def _guard_rows(reader: Reader, inode: Inode, audited: int) -> Iterator[Row]:
@@ -114,7 +120,8 @@ def few_of_namespace(reader: Reader) -> Iterator[Row]:
 
 
 def few_of_store(reader: Reader) -> Iterator[Row]:
-    """The same of the store: files that stay open."""
+    """The same of the store: files that stay open, and packs that go because of erasures."""
+    yield from _whole(reader, STORE, keys.EMPTIED)
     yield from _whole(reader, STORE, keys.PROTECTIONS)
 
 

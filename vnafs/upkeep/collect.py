@@ -8,6 +8,9 @@ rows go, in one transaction that looks once more. Its object goes from a target 
 that does not name it: created exclusively, so no other life of this archive wrote there since. A target that does not
 let it go yet is asked again later.
 
+What was erased (`vnafs.upkeep.erase`) is condemned by whoever proves that, and goes as soon as nothing can be on its
+way to need it any more; all else about it is the same.
+
 Only packs that this index has a row of, and condemned itself, are removed; other objects are counted when somebody
 asks. Repositories whose tripwire was touched, or that are being rolled back, lose nothing. One thread; every step may
 be repeated, and goes on from rows after a crash.
@@ -27,7 +30,7 @@ from vnafs.domain.errors import NotFound, VnaError
 from vnafs.domain.faults import Faults
 from vnafs.domain.ids import PackNumber, RepositoryId
 from vnafs.domain.repositories import Repository
-from vnafs.index import condemned, contents, copies, feeds, packs, targets
+from vnafs.index import condemned, contents, copies, erasing, feeds, packs, targets
 from vnafs.index.condemned import Asked, Condemned, Removal, Stage
 from vnafs.index.contents import Content
 from vnafs.index.engine import Engine, Reader
@@ -67,7 +70,7 @@ class CollectSettings:
     """How long, and how little."""
 
     after_seconds: float
-    """Between condemning a pack, or emptying it, and removing it; 0: nothing is collected."""
+    """Between condemning a pack, or emptying it, and removing it; 0: nothing is collected but what was erased."""
     live_percent_min: float
     """A pack of which less is needed is packed again; 0: never."""
     young_seconds: float
@@ -175,11 +178,9 @@ class Collector:
 
     def step(self) -> bool:
         """Do a little of everything; whether there may be more to do at once."""
-        if not self._settings.after_seconds:
-            return False
         try:
             self._ask()
-            done = self._look()
+            done = bool(self._settings.after_seconds) and self._look()
             done |= self._empty()
             return self._remove() or done
         except VnaError as problem:
@@ -267,14 +268,22 @@ class Collector:
     def _needed(self) -> Iterator[Content]:
         """The contents of condemned packs that somebody has, as far as they may be worked on now."""
         now = self._clock.monotonic()
-        for number, _ in condemned.rows(self._store, Stage.CONDEMNED):
-            if self._not_before.get(number, now) > now:
+        for number, row in condemned.rows(self._store, Stage.CONDEMNED):
+            if not self._goes(number, row) or self._not_before.get(number, now) > now:
                 continue
             with self._store.read() as reader:
                 pack = packs.get(reader, number)
                 used = [] if pack is None else doomed.used(reader, pack)
                 needed = [content for one in used if (content := contents.get(reader, one)) is not None]
             yield from needed
+
+    def _goes(self, number: PackNumber, row: Condemned) -> bool:
+        """Whether a condemned pack goes: always, or where nothing is collected because of an erasure."""
+        return bool(self._settings.after_seconds) or self._is_erased(number, row)
+
+    def _is_erased(self, number: PackNumber, row: Condemned) -> bool:
+        with self._store.read() as reader:
+            return erasing.is_emptied(reader, number, row.id)
 
     def _others(self, reader: Reader, content: Content) -> list[Content]:
         """Contents with the same bytes in packs that are not condemned."""
@@ -385,13 +394,18 @@ class Collector:
         """Condemned packs that nobody has used for long enough, as many as one walk over the tree is worth."""
         now, here = self._clock.now(), self._clock.monotonic()
         before = now - int(self._settings.after_seconds * NANOSECONDS)
+        # an erasure does not wait, but for what is on its way to the rows that say so
+        soon = now - int(self._settings.young_seconds * NANOSECONDS)
         rules = self._needs.rules()
         count = 0
         for number, row in condemned.rows(self._store, Stage.CONDEMNED):
             if row.since > now:  # before the clock was set back: nobody knows how long ago
                 with self._store.write() as tx:
                     condemned.put(tx, number, dataclasses.replace(row, since=now))
-            if row.since > before or self._not_before.get(number, here) > here:
+            is_erased = self._is_erased(number, row)
+            if row.since > (soon if is_erased else before) or self._not_before.get(number, here) > here:
+                continue
+            if not is_erased and not self._settings.after_seconds:
                 continue
             with self._store.read() as reader:
                 pack = packs.get(reader, number)
@@ -430,11 +444,11 @@ class Collector:
                         contents.add_use(tx, content.number, holder.inode, holder.version)
                     self._spare(pack)
                     return False
+            # what was erased goes whatever a target charges for that
+            asked = {} if erasing.is_emptied(tx, pack.number, pack.id) else self._not_yet(pack)
             doomed.forget(tx, known)
             condemned.put(
-                tx,
-                pack.number,
-                dataclasses.replace(row, stage=Stage.REMOVED, feed=feeds.end(tx), asked=self._not_yet(pack)),
+                tx, pack.number, dataclasses.replace(row, stage=Stage.REMOVED, feed=feeds.end(tx), asked=asked)
             )
         return True
 
@@ -466,6 +480,8 @@ class Collector:
         over: list[PackNumber] = []
         now = self._clock.now()
         for number, row in condemned.rows(self._store, Stage.REMOVED):
+            if not self._goes(number, row):
+                continue
             if all(_is_gone(row.asked.get(target)) for target in counted):
                 if number < last:  # the highest number would be given out again
                     over.append(number)

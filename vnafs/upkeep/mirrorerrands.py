@@ -202,7 +202,7 @@ class Errands:
             mirrored.put(self._tx, place, None)
             self._settled(place, parts)
             return None
-        if self._keeps_removed and not have.is_in_doubt:
+        if self._keeps_removed and not have.is_in_doubt and not self._view.is_erased(have.inode):
             mirrored.put(self._tx, place, dataclasses.replace(have, inode=Inode(0), is_left=True))
             self._settled(place, parts)
             return None

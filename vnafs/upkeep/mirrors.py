@@ -13,7 +13,7 @@ import os
 import shutil
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 from vnafs.domain.clock import Clock
@@ -21,7 +21,7 @@ from vnafs.domain.errors import NotFound, Refused, VnaError
 from vnafs.domain.faults import Faults
 from vnafs.domain.ids import Inode, TargetName, Version
 from vnafs.domain.repositories import Repository
-from vnafs.index import meta
+from vnafs.index import meta, mirrored
 from vnafs.index.engine import Engine
 from vnafs.targets.mirror import Mirror
 from vnafs.upkeep.mirroring import STOP_SECONDS_MAX, Bytes, Mirroring, MirrorRules
@@ -38,6 +38,26 @@ class WantedMirror:
 
     rules: MirrorRules
     open: Callable[[], Mirror]
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Left:
+    """What one mirror still has of erased files."""
+
+    name: TargetName
+    count: int | None
+    """Names; None when the mirror cannot be opened, so that nobody knows."""
+    keeps_removed: bool
+
+    @property
+    def said(self) -> str:
+        """In words."""
+        if self.count is None:
+            return "it cannot be opened, so what it has of the files is not known"
+        has = f"it has {self.count} names of the files still" if self.count else "it has none of the files"
+        if self.keeps_removed:
+            has += "; under names that were removed or renamed before the erasure it keeps what it had"
+        return has
 
 
 class Mirrors:
@@ -166,6 +186,17 @@ class Mirrors:
             raise NotFound(what=f"mirror {name}")
         running.mirror.probe(known=running.is_begun)
         running.hurry()
+
+    def left(self, files: Collection[Inode]) -> list[Left]:
+        """How many names of erased files each mirror still has, as far as its rows say."""
+        found = []
+        with self._lock:
+            for name, one in self._running.items():
+                with one.rows.read() as reader:
+                    count = sum(len(mirrored.names_of(reader, inode)) for inode in files)
+                found.append(Left(name, count, keeps_removed=one.rules.keeps_removed))
+            found += [Left(name, None, keeps_removed=rules.keeps_removed) for name, (rules, _) in self._broken.items()]
+        return found
 
     def status(self) -> list[dict[str, Any]]:
         """How each does."""

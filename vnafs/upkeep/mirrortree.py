@@ -13,7 +13,7 @@ from typing import NamedTuple
 from vnafs.domain.events import Event
 from vnafs.domain.ids import ROOT, Inode
 from vnafs.domain.repositories import Repository
-from vnafs.index import entries, feeds, inodes, keys, meta, repositories
+from vnafs.index import entries, erasures, feeds, inodes, keys, meta, repositories
 from vnafs.index.engine import Engine, Reader, prefix_stop
 from vnafs.index.inodes import InodeRow
 
@@ -66,6 +66,10 @@ class View:
         entry = entries.follow(self.reader, [*parts, leaf])
         row = None if entry is None else inodes.find(self.reader, entry.inode)
         return None if entry is None or row is None else (entry.inode, row)
+
+    def is_erased(self, inode: Inode) -> bool:
+        """Whether a file was erased for good: then it goes where what is removed stays, too."""
+        return any(erasures.has(self.reader, erasure.number, inode) for erasure in erasures.every(self.reader))
 
     def row(self, inode: Inode) -> InodeRow | None:
         """What there is to say of an inode."""

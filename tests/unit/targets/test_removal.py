@@ -61,6 +61,18 @@ def test_everything_but_deleting_is_the_daily_credentials() -> None:
         target.evidence(A)
 
 
+def test_what_is_left_is_seen_with_the_second_credential_where_the_daily_one_may_not() -> None:
+    pair = Pair()
+    pair.target.put(A, BytesBody(b"1"))
+    assert pair.target.exists(A)
+    assert pair.opened == []
+    pair.daily.script(Fault(operation="exists", status=403, times=2))
+    assert pair.target.exists(A)
+    pair.target.delete(A)
+    assert not pair.target.exists(A)
+    assert pair.removal.calls == ["exists", "delete", "exists"]
+
+
 def test_a_refusal_because_of_a_lock_is_told_as_such_whoever_can_see_it() -> None:
     pair = Pair()
     pair.target.put(A, BytesBody(b"1"))
