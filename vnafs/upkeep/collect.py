@@ -183,6 +183,10 @@ class Collector:
         self._look_not_before = self._clock.monotonic()
         self._hurry.set()
 
+    def wake(self) -> None:
+        """Go on now with what is condemned."""
+        self._hurry.set()
+
     def _run(self) -> None:
         try:
             while not self._stopping.is_set():
