@@ -414,7 +414,7 @@ def open_eraser(  # noqa: PLR0913 - parts and exits, each named where it is wire
         recorded_to=recorded_to,
         under_way=tiering.packer.has,
         fold=fold,
-        kick=collector.hurry,
+        kick=collector.wake,
         gone=tiering.contents_gone,
         mirrors=mirrors.left,
         clock=clock,

@@ -33,7 +33,7 @@ class Erases(Collecting):
             recorded_to=self._recorded_to,
             under_way=self.tiering.packer.has,
             fold=self.fs.fold,
-            kick=self.collector.hurry,
+            kick=self.collector.wake,
             gone=self.tiering.contents_gone,
             clock=self.clock,
             faults=self.fate,

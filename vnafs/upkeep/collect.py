@@ -165,6 +165,10 @@ class Collector:
         self._anew.set()
         self._hurry.set()
 
+    def wake(self) -> None:
+        """Go on now with what is condemned."""
+        self._hurry.set()
+
     def _run(self) -> None:
         try:
             while not self._stopping.is_set():

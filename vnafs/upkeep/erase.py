@@ -203,6 +203,7 @@ class Eraser:
         began = self._begin(erasure)
         condemned_now = self._condemn(erasure, versions)
         changed = began or bool(condemned_now)
+        self._kick()
         left = self._traces.clear([(one.inode, one.version) for one in versions])
         row = self._record(erasure)
         known = self._contents(erasure, versions)
@@ -300,7 +301,6 @@ class Eraser:
         if missing:
             self._store.sync(self._store.position)
             log.info("erase.condemned", extra={"erasure": erasure.id, "packs": len(missing)})
-            self._kick()
         return len(missing)
 
     @staticmethod
