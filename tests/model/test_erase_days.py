@@ -13,10 +13,11 @@ from tests.model.collectworld import AFTER_SECONDS, YOUNG_SECONDS, Collecting
 from tests.model.eraseworld import Erases
 from tests.model.pipelineworld import Crash
 from tests.model.test_manifest_model import A, B, Rebuilt
+from vnafs.content import manifest
 from vnafs.domain.clock import NANOSECONDS
 from vnafs.domain.errors import NotFound
 from vnafs.domain.files import FileState
-from vnafs.domain.ids import Inode
+from vnafs.domain.ids import Inode, ObjectName, TargetName
 from vnafs.domain.locks import Lock
 from vnafs.receipts import jws, keys, page
 from vnafs.upkeep.certify import Certifier
@@ -68,6 +69,28 @@ def test_nothing_of_an_erased_file_is_left_anywhere_and_all_else_is_there(world:
     others_are_there(world)
     assert world.counts() == world.recounted()
     assert world.object_count(A) == world.object_count(B) == len(world.packs_known())
+
+
+@pytest.mark.parametrize("encrypted", [False, True])
+def test_no_manifest_on_any_target_names_an_erased_file(home: Path, encrypted: bool) -> None:
+    world = filled(Erases(home, pack_target_bytes=64 * 1024, encrypted=encrypted))
+    world.rename(b"doe", b"another-name-of-doe")
+    world.manifests.step()
+    assert all(names_told(world, target, b"doe") for target in (A, B))
+    number = world.erase(b"another-name-of-doe")
+    world.until_complete(number)
+    assert not any(names_told(world, target, b"doe") for target in (A, B))
+    others_are_there(world)
+
+
+def names_told(world: Erases, target: TargetName, part: bytes) -> list[ObjectName]:
+    """Manifests on a target of which some row has these bytes in it."""
+    found = []
+    for name in world.stores[target].list("manifests/"):
+        _, rows = manifest.decode(b"".join(world.stores[target].get(name)), world.secrets(target))
+        if any(part in row.key or part in row.value for row in rows):
+            found.append(name)
+    return found
 
 
 def test_an_encrypted_archive_erases_as_well(home: Path) -> None:
