@@ -429,7 +429,8 @@ class Tiering:
 
     def may_pack(self) -> bool:
         """Whether what nobody waits for would find room in packs and a target to go to."""
-        return not self.stalled and self._clock.monotonic() >= self._pack_not_before and bool(self.replicators())
+        is_room = not self.stalled and self._waiting.have_room()
+        return is_room and self._clock.monotonic() >= self._pack_not_before and bool(self.replicators())
 
     # -- proposing ---------------------------------------------------------------------------------------------
 
