@@ -85,7 +85,7 @@ class Filesystem:
         self.engine = engine
         self.settings = core.settings
         self.retentions, self.erasures = Retentions(core), Erasures(core)
-        self.repositories = Repositories(core, names, self.retentions.rules_changed)
+        self.repositories = Repositories(core, names, self.retentions.rules_change)
         # names
         asof = self.asof = AsOf(core)
         self._names = names

@@ -31,11 +31,13 @@ KEPT_SECONDS_MAX = 100 * 365 * 86400
 class Repositories:
     """Makes, changes and removes repositories; each call survives loss of power when it returns."""
 
-    def __init__(self, core: Core, names: Names, changed: Callable[[Repository, Repository], None]) -> None:
-        """*changed* is told of rules before and after each change."""
+    def __init__(
+        self, core: Core, names: Names, rules_change: Callable[[Change, Repository, Repository], None]
+    ) -> None:
+        """*rules_change* is told of rules before and after, within the change."""
         self._core = core
         self._names = names
-        self._changed = changed
+        self._rules_change = rules_change
 
     def add(  # noqa: PLR0913 - the rules, each by its name
         self,
@@ -113,6 +115,7 @@ class Repositories:
         is_weaker = _check_retention(known, repository, reason)
         with core.change() as change:
             put_rules(change, repository)
+            self._rules_change(change, known, repository)
             if repository.is_guarded:
                 core.time.begin(change.tx)
             if is_weaker:
@@ -123,7 +126,6 @@ class Repositories:
                 change.event(EventKind.RETENTION, Inode(repository.id), NO_VERSION, detail=number)
         core.repositories[repository.id] = repository
         core.repositories_changed()
-        self._changed(known, repository)
         core.engine.sync(core.engine.position)
         if is_weaker:
             _LOG.warning("retention.weakened", extra={"repository": repository.id})

@@ -160,15 +160,15 @@ class Retentions:
                 raise NotFound(what=f"a name of inode {inode}")
             made = Hold(inode, name, row.repository, fresh, now, reason, row.is_directory)
             holds.put(change.tx, made)
-            rules = dataclasses.replace(core.repositories[row.repository], was_guarded=True)
-            if rules != core.repositories[rules.id]:
+            before = core.repositories[row.repository]
+            rules = dataclasses.replace(before, was_guarded=True)
+            if rules != before:
                 put_rules(change, rules)
+                self.rules_change(change, before, rules)
             self._note(change, inode, {"action": "held", "id": name, "reason": reason})
-        before = core.repositories[rules.id]
         core.repositories[rules.id] = rules
         core.repositories_changed()
         core.holds.add(made)
-        self.rules_changed(before, rules)
         core.sync()
         _LOG.warning("hold.added", extra={"inode": inode})
         return made
@@ -212,12 +212,14 @@ class Retentions:
 
     # -- by itself ------------------------------------------------------------------------------------------
 
-    def rules_changed(self, before: Repository, now: Repository) -> None:
-        """Files are committed by themselves at another time, or at all: those that are there are looked for."""
+    def rules_change(self, change: Change, before: Repository, now: Repository) -> None:
+        """Files are committed by themselves at another time, or at all: those that are there are looked for.
+
+        In the change that says so: a rule without its walk would never reach them.
+        """
         is_new = now.is_guarded and not before.is_guarded
         if is_new or now.autocommit_seconds not in {0, before.autocommit_seconds}:
-            with self._core.engine.write() as tx:
-                meta.set_bytes(tx, retentions.WALK, keys.ENTRIES)
+            meta.set_bytes(change.tx, retentions.WALK, keys.ENTRIES)
             self._walked = keys.ENTRIES
 
     def step(self) -> bool:

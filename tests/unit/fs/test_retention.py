@@ -350,6 +350,29 @@ def test_the_walk_for_older_files_goes_on_after_a_crash(tree: Tree, monkeypatch:
     assert committed(tree) == files
 
 
+def test_a_death_right_after_a_rule_was_written_leaves_no_older_file_out(
+    tree: Tree, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    older = file_in(tree, tree.r, b"older")
+    work(tree)  # no walk is under way any more
+
+    def die() -> None:
+        raise Dead
+
+    monkeypatch.setattr(tree.fs._core, "repositories_changed", die)
+    with pytest.raises(Dead):
+        rules(tree, autocommit_seconds=3600)
+    tree.crash()
+    work(tree)
+    tree.clock.sleep(3700)
+    work(tree)
+    assert older in committed(tree)
+
+
+class Dead(BaseException):
+    """kill -9."""
+
+
 def work(tree: Tree) -> None:
     while tree.fs.upkeep():
         pass
