@@ -453,9 +453,10 @@ class Data:
         Linux does; truncation by an ordinary user clears set-user-ID.
         """
         core = self._core
-        before = core.row(inode)
-        is_guarded = before.repository in core.guarded
-        if is_guarded:
+        before = core.row(inode) if core.guarded else None
+        if before is not None and before.repository not in core.guarded:
+            before = None
+        if before is not None:
             if changes.atime_ns is not None and retention.extends(core, inode, before, changes):
                 return core.attributes(inode, retention.extend(core, inode, changes.atime_ns))
             guard.refuse_setattr(core, inode, before, changes)
@@ -488,7 +489,7 @@ class Data:
             )
             change.set(inode, row)
             change.event(EventKind.ATTRIBUTES, inode, row.version)
-            is_committed = is_guarded and retention.commit_by_mode(change, inode, before, row)
+            is_committed = before is not None and retention.commit_by_mode(change, inode, before, row)
         if is_committed:
             retention.fix(core, inode)
         if file is not None:
