@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 
 from tests.model.collectworld import Collecting
+from tests.model.lives import run
 from tests.model.pipelineworld import QUIET_SECONDS, World
 from tests.model.test_manifest_model import A, B, RecordedLife
 from tests.model.test_pipeline_model import MIDDLES
@@ -94,19 +95,9 @@ class CollectedLife(RecordedLife):
         super().end_well()
 
 
-def run(home: Path, seed: int, steps: int) -> CollectedLife:
-    life = CollectedLife(home, seed)
-    try:
-        life.live(steps)
-    except BaseException as problem:
-        problem.add_note(f"VNAFS_SEED={seed}, {life.crashes} crashes; the last steps: {life.trail[-25:]}")
-        raise
-    return life
-
-
 @pytest.mark.parametrize("number", range(12))
 def test_an_archive_that_collects_loses_nothing_and_leaves_nothing(home: Path, number: int) -> None:
-    life = run(home, FIXED or 9_000 + number, 400)
+    life = run(CollectedLife, home, FIXED or 9_000 + number, 400)
     assert life.crashes
     assert life.removed or FIXED
 
@@ -118,5 +109,5 @@ def test_many_lives_that_collect(home: Path) -> None:
     for number in range(400):
         made = home / f"{number}"
         made.mkdir()
-        run(made, dice.randrange(1 << 32), 400)
+        run(CollectedLife, made, dice.randrange(1 << 32), 400)
         shutil.rmtree(made)

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.model.lives import run
 from tests.model.pipelineworld import RECOVERY, Crash, World
 from tests.model.test_pipeline_model import Life
 from vnafs.content import manifest
@@ -241,19 +242,9 @@ class Rebuilt(Recorded):
         return restore.secrets_of(unlocked)
 
 
-def run(home: Path, seed: int, steps: int) -> RecordedLife:
-    life = RecordedLife(home, seed)
-    try:
-        life.live(steps)
-    except BaseException as problem:
-        problem.add_note(f"VNAFS_SEED={seed}, {life.crashes} crashes; the last steps: {life.trail[-25:]}")
-        raise
-    return life
-
-
 @pytest.mark.parametrize("number", range(12))
 def test_an_archive_can_be_rebuilt_from_each_target_at_any_moment_of_a_random_life(home: Path, number: int) -> None:
-    life = run(home, FIXED or 5_000 + number, 300)
+    life = run(RecordedLife, home, FIXED or 5_000 + number, 300)
     assert life.crashes
     assert life.compared > 2
 

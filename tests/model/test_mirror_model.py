@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.model.lives import run
 from tests.model.mirrorworld import Mirrored
 from tests.model.pipelineworld import SOMEBODY, Crash
 from tests.seeds import soak_dice
@@ -210,23 +211,13 @@ class Life:
             self.restart()
 
 
-def run(home: Path, seed: int, steps: int) -> Life:
-    life = Life(home, seed)
-    try:
-        life.live(steps)
-    except BaseException as problem:
-        problem.add_note(f"VNAFS_SEED={seed}, {life.crashes} crashes; the last steps: {life.trail[-25:]}")
-        raise
-    return life
-
-
 @pytest.mark.parametrize("number", range(20))
 def test_after_a_quiet_while_a_mirror_is_the_tree(home: Path, number: int) -> None:
-    assert run(home, FIXED or 5_000 + number, 300).crashes
+    assert run(Life, home, FIXED or 5_000 + number, 300).crashes
 
 
 def test_a_life_that_nobody_has_seen_before(home: Path) -> None:
-    run(home, FIXED or random.SystemRandom().randrange(1 << 32), 300)
+    run(Life, home, FIXED or random.SystemRandom().randrange(1 << 32), 300)
 
 
 @pytest.mark.soak
@@ -236,5 +227,5 @@ def test_many_lives(home: Path) -> None:
     for number in range(300):
         made = home / f"{number}"
         made.mkdir()
-        run(made, dice.randrange(1 << 32), 400)
+        run(Life, made, dice.randrange(1 << 32), 400)
         shutil.rmtree(made)

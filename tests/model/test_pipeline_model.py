@@ -17,6 +17,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.model.lives import run
 from tests.model.pipelineworld import QUIET_SECONDS, Crash, World
 from tests.seeds import soak_dice
 from vnafs.domain.errors import Damaged, NotFound, RecallFailed
@@ -403,24 +404,14 @@ class Life:
         world.stop()
 
 
-def run(home: Path, seed: int, steps: int, kind: type[Life] = Life) -> Life:
-    life = kind(home, seed)
-    try:
-        life.live(steps)
-    except BaseException as problem:
-        problem.add_note(f"VNAFS_SEED={seed}, {life.crashes} crashes; the last steps: {life.trail[-25:]}")
-        raise
-    return life
-
-
 @pytest.mark.parametrize("number", range(30))
 def test_a_random_life_loses_nothing_and_serves_no_wrong_byte(home: Path, number: int) -> None:
-    life = run(home, FIXED or 1_000 + number, 400)
+    life = run(Life, home, FIXED or 1_000 + number, 400)
     assert life.crashes
 
 
 def test_a_life_that_nobody_has_seen_before(home: Path) -> None:
-    run(home, FIXED or random.SystemRandom().randrange(1 << 32), 400)
+    run(Life, home, FIXED or random.SystemRandom().randrange(1 << 32), 400)
 
 
 class RottingLife(Life):
@@ -435,7 +426,7 @@ class RottingLife(Life):
 
 @pytest.mark.parametrize("number", range(10))
 def test_packs_that_rot_on_the_local_disk_cost_no_file(home: Path, number: int) -> None:
-    run(home, FIXED or 3_000 + number, 400, RottingLife)
+    run(RottingLife, home, FIXED or 3_000 + number, 400)
 
 
 @pytest.mark.soak
@@ -445,5 +436,5 @@ def test_many_lives(home: Path) -> None:
     for number in range(1_000):
         made = home / f"{number}"
         made.mkdir()
-        run(made, dice.randrange(1 << 32), 500)
+        run(Life, made, dice.randrange(1 << 32), 500)
         shutil.rmtree(made)
