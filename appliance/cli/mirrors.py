@@ -7,12 +7,9 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import tomlkit
-from tomlkit.items import AoT
-
-from appliance import config, keys
+from appliance import keys
 from appliance.cli import console as shown
-from appliance.cli.archives import write
+from appliance.cli import tables
 from appliance.cli.asking import Asking
 from vnafs.domain.errors import AlreadyExists, DaemonUnreachable, NotFound, Refused
 from vnafs.targets.address import parse_address
@@ -28,25 +25,18 @@ def add(args: argparse.Namespace, asking: Asking) -> int:
     file = os.path.abspath(args.credentials_file) if args.credentials_file else ""
     find_credentials(address, file=file, environ=asking.environ, key="--credentials-file")
     _refuse_secrets(args, asking)
-    table = tomlkit.table()
-    table.update({"name": args.name, "url": args.url})
+    values: dict[str, Any] = {"name": args.name, "url": args.url}
     if args.repository:
-        table["repositories"] = args.repository
+        values["repositories"] = args.repository
     if args.plain:
-        table["plain"] = True
+        values["plain"] = True
     if args.removals != "follow":
-        table["removals"] = args.removals
+        values["removals"] = args.removals
     if args.removals_after is not None:
-        table["removals_after_seconds"] = args.removals_after
+        values["removals_after_seconds"] = args.removals_after
     if file:
-        table["credentials_file"] = file
-    document = _read(asking)
-    existing = document.get("mirror")
-    if not isinstance(existing, AoT):
-        existing = tomlkit.aot()
-        document["mirror"] = existing
-    existing.append(table)
-    _replace(asking, document)
+        values["credentials_file"] = file
+    tables.add(asking, "mirror", values)
     asking.console.result({"added": args.name}, lambda: asking.console.say(f"Mirror {args.name} is added."))
     return 0
 
@@ -150,36 +140,8 @@ def remove(args: argparse.Namespace, asking: Asking) -> int:
     """Mirror no more. What is on the mirror stays there."""
     if all(mirror.name != args.name for mirror in asking.configuration.mirrors):
         raise NotFound(what=f"Mirror {args.name}")
-    document = _read(asking)
-    kept = tomlkit.aot()
-    for row in document["mirror"].unwrap():
-        if row["name"] != args.name:
-            item = tomlkit.table()
-            item.update(row)
-            kept.append(item)
-    del document["mirror"]
-    if kept:
-        document.add("mirror", kept)
-    if _replace(asking, document):
+    if tables.remove(asking, "mirror", args.name):
         asking.tierd().call("mirrors.forget", name=args.name)
     said = f"Mirror {args.name} is removed; what is there stays."
     asking.console.result({"removed": args.name}, lambda: asking.console.say(said))
     return 0
-
-
-def _read(asking: Asking) -> tomlkit.TOMLDocument:
-    with open(asking.configuration.file, encoding="utf-8") as stream:
-        return tomlkit.load(stream)
-
-
-def _replace(asking: Asking, document: tomlkit.TOMLDocument) -> bool:
-    """Write the file; whether tierd follows already."""
-    configuration = asking.configuration
-    config.parse(document.unwrap(), archive=configuration.archive, file=configuration.file)
-    write(configuration.file, document)
-    try:
-        asking.tierd().call("mirrors.reload")
-    except DaemonUnreachable:
-        asking.console.say("tierd is not running; it follows when it starts.")
-        return False
-    return True

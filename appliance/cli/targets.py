@@ -8,13 +8,8 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
-import tomlkit
-from tomlkit.items import AoT
-
-from appliance import config
-from appliance.cli.archives import write
+from appliance.cli import tables
 from appliance.cli.asking import Asking
-from appliance.config import Configuration
 from vnafs.domain.clock import SystemClock
 from vnafs.domain.errors import AlreadyExists, ConfigurationInvalid, DaemonUnreachable, NotFound
 from vnafs.domain.ids import TargetName
@@ -36,21 +31,14 @@ def add(args: argparse.Namespace, asking: Asking) -> int:
         find_credentials(address, file=removal, environ={}, key="--removal-credentials-file")
     if check_lock(address, args.lock_seconds, args.lock_mode, file="(arguments)", key=f"target {args.name}"):
         _need_locks(args, address, credentials)
-    document = _read(configuration)
-    table = tomlkit.table()
-    table.update({"name": args.name, "url": args.url})
+    values: dict[str, Any] = {"name": args.name, "url": args.url}
     if file:
-        table["credentials_file"] = file
+        values["credentials_file"] = file
     if removal:
-        table["removal_credentials_file"] = removal
+        values["removal_credentials_file"] = removal
     if args.lock_seconds:
-        table.update({"lock_seconds": args.lock_seconds, "lock_mode": args.lock_mode})
-    existing = document.get("target")
-    if not isinstance(existing, AoT):
-        existing = tomlkit.aot()
-        document["target"] = existing
-    existing.append(table)
-    _replace(asking, document)
+        values |= {"lock_seconds": args.lock_seconds, "lock_mode": args.lock_mode}
+    tables.add(asking, "target", values)
     asking.console.result({"added": args.name}, lambda: asking.console.say(f"Target {args.name} is added."))
     return 0
 
@@ -119,31 +107,6 @@ def remove(args: argparse.Namespace, asking: Asking) -> int:
     if all(target.name != args.name for target in configuration.targets):
         raise NotFound(what=f"Target {args.name}")
     asking.tierd().call("targets.retire", name=args.name)
-    document = _read(configuration)
-    kept = tomlkit.aot()
-    for table in document["target"].unwrap():
-        if table["name"] != args.name:
-            item = tomlkit.table()
-            item.update(table)
-            kept.append(item)
-    del document["target"]
-    if kept:
-        document.add("target", kept)
-    _replace(asking, document)
+    tables.remove(asking, "target", args.name)
     asking.console.result({"removed": args.name}, lambda: asking.console.say(f"Target {args.name} is removed."))
     return 0
-
-
-def _read(configuration: Configuration) -> tomlkit.TOMLDocument:
-    with open(configuration.file, encoding="utf-8") as stream:
-        return tomlkit.load(stream)
-
-
-def _replace(asking: Asking, document: tomlkit.TOMLDocument) -> None:
-    configuration = asking.configuration
-    config.parse(document.unwrap(), archive=configuration.archive, file=configuration.file)
-    write(configuration.file, document)
-    try:
-        asking.tierd().call("targets.reload")
-    except DaemonUnreachable:
-        asking.console.say("tierd is not running; it follows when it starts.")
