@@ -23,7 +23,7 @@ from vnafs.domain.events import EventKind, seal_detail
 from vnafs.domain.files import FileState
 from vnafs.domain.ids import ROOT, Inode, RepositoryId, Version
 from vnafs.domain.repositories import Repository
-from vnafs.fs import retention
+from vnafs.fs import history, retention
 from vnafs.fs.core import Change, Core
 from vnafs.index import entries, erasures, holds, keeping, keys, meta, past, retentions, returned, xattrs
 from vnafs.index.engine import Reader, prefix_stop
@@ -315,7 +315,7 @@ def _take_version(change: Change, number: int, found: past.PastVersion) -> None:
     if value is not None:
         tx.delete(ending)
         _forget(change, bytes(value))
-    _forget_row(change, keys.past_version(found.inode, found.version))
+    history.forget(change, keys.past_version(found.inode, found.version))
 
 
 def _forget(change: Change, value: bytes) -> None:
@@ -323,20 +323,7 @@ def _forget(change: Change, value: bytes) -> None:
     at = 0
     while at < len(value):
         key, at = take_sized(value, at)
-        _forget_row(change, key)
-
-
-def _forget_row(change: Change, key: bytes) -> None:
-    value = change.tx.get(key)
-    if value is None:
-        return
-    change.tx.delete(key)
-    if key.startswith(keys.PAST_NAMES):
-        name = past.decode_name(key, bytes(value))
-        change.event(EventKind.NAME_EXPIRED, name.inode, NO_VERSION, name.parent, name.name, name.ended_ns)
-        return
-    found = past.decode_version(key, bytes(value))
-    change.event(EventKind.VERSION_EXPIRED, found.inode, found.version, detail=seal_detail(found.row.seal))
+        history.forget(change, key)
 
 
 def _erased(inode: Inode, version: Version, row: InodeRow) -> Erased:

@@ -106,7 +106,7 @@ class Expiry:
                     self._postpone(change, found, now)
                     continue
                 for key in found.rows:
-                    self._forget(change, key)
+                    forget(change, key)
         return True
 
     def _postpone(self, change: Change, found: Ending, now: int) -> None:
@@ -133,18 +133,20 @@ class Expiry:
             return False
         return found.ended_ns + repository.versions_kept_seconds * NANOSECONDS <= now
 
-    def _forget(self, change: Change, key: bytes) -> None:
-        value = change.tx.get(key)
-        if value is None:
-            return
-        change.tx.delete(key)
-        if key.startswith(keys.PAST_NAMES):
-            name = past.decode_name(key, value)
-            change.event(EventKind.NAME_EXPIRED, name.inode, NO_VERSION, name.parent, name.name, name.ended_ns)
-            return
-        version = past.decode_version(key, value)
-        change.event(EventKind.VERSION_EXPIRED, version.inode, version.version, detail=seal_detail(version.row.seal))
-        if version.is_last:
-            for name_of_one in xattrs.names(change.tx, version.inode):
-                xattrs.delete(change.tx, version.inode, name_of_one)
-            change.tx.delete(keys.symlink(version.inode))
+
+def forget(change: Change, key: bytes) -> None:
+    """An A or V row goes for good, if it is there, with what an inode that ended left in place."""
+    value = change.tx.get(key)
+    if value is None:
+        return
+    change.tx.delete(key)
+    if key.startswith(keys.PAST_NAMES):
+        name = past.decode_name(key, value)
+        change.event(EventKind.NAME_EXPIRED, name.inode, NO_VERSION, name.parent, name.name, name.ended_ns)
+        return
+    version = past.decode_version(key, value)
+    change.event(EventKind.VERSION_EXPIRED, version.inode, version.version, detail=seal_detail(version.row.seal))
+    if version.is_last:
+        for name_of_one in xattrs.names(change.tx, version.inode):
+            xattrs.delete(change.tx, version.inode, name_of_one)
+        change.tx.delete(keys.symlink(version.inode))
