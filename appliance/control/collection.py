@@ -10,7 +10,7 @@ from appliance.control.server import Emit, Method
 from vnafs.domain.errors import TargetError
 from vnafs.domain.ids import pack_object_name
 from vnafs.index import condemned, packs
-from vnafs.index.condemned import Removal, Stage
+from vnafs.index.condemned import Stage
 from vnafs.index.engine import Engine
 from vnafs.pipeline.replicate import Replicator
 from vnafs.pipeline.runner import Tiering
@@ -55,8 +55,7 @@ def collection_methods(
 
 def _waiting(store: Engine, target: Replicator) -> int:
     """Objects that this target still has of packs whose rows are gone."""
-    rows = (row.asked.get(target.number) for _, row in condemned.rows(store, Stage.REMOVED))
-    return sum(asked is None or asked.removal is not Removal.GONE for asked in rows)
+    return sum(not row.is_gone_from(target.number) for _, row in condemned.rows(store, Stage.REMOVED))
 
 
 def _strays(store: Engine, target: Replicator, emit: Emit) -> int | None:

@@ -83,6 +83,11 @@ class Repository:
         return self.rolling_to_ns != 0 or (self.tripped_ns != 0 and self.tripwire is OnTrip.READ_ONLY)
 
     @property
+    def loses_nothing(self) -> bool:
+        """Whether something is wrong with it, or on its way: then all that it had is needed."""
+        return bool(self.tripped_ns or self.rolling_to_ns or self.limbo)
+
+    @property
     def why_frozen(self) -> str:
         """For whoever is refused."""
         if self.rolling_to_ns:

@@ -76,6 +76,11 @@ class Condemned:
     asked: Mapping[int, Asked] = dataclasses.field(default_factory=dict)
     """For REMOVED: by target number."""
 
+    def is_gone_from(self, target: int) -> bool:
+        """Whether a target said that it has the object of a removed pack no more."""
+        asked = self.asked.get(target)
+        return asked is not None and asked.removal is Removal.GONE
+
 
 def put(tx: Transaction, number: PackNumber, row: Condemned) -> None:
     """Condemn a pack, or change what is known of one."""

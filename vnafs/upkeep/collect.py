@@ -41,7 +41,7 @@ from vnafs.pipeline.repack import Repacker
 from vnafs.pipeline.shelf import Shelf
 from vnafs.upkeep.forecast import Forecast, forecast
 from vnafs.upkeep.named import Holder, named
-from vnafs.upkeep.needs import Name, Need, Needs, is_frozen, protected
+from vnafs.upkeep.needs import Name, Need, Needs, protected
 
 log = logging.getLogger(__name__)
 
@@ -416,7 +416,7 @@ class Collector:
                 if pack is None or doomed.used(reader, pack):
                     continue
             rule = rules.get(pack.repository)
-            if rule is not None and is_frozen(rule):
+            if rule is not None and rule.loses_nothing:
                 continue
             yield pack
             count += max(1, pack.contents_count)
@@ -426,7 +426,7 @@ class Collector:
     def _remove_pack(self, pack: Pack, found: Mapping[Name, Holder]) -> bool:
         """In one transaction: look once more, and forget."""
         try:
-            frozen = is_frozen(self._namespace.repository(pack.repository))
+            frozen = self._namespace.repository(pack.repository).loses_nothing
         except NotFound:
             frozen = False
         if frozen or self._namespace.returned(1):
@@ -486,7 +486,7 @@ class Collector:
         for number, row in condemned.rows(self._store, Stage.REMOVED):
             if not self._goes(number, row):
                 continue
-            if all(_is_gone(row.asked.get(target)) for target in counted):
+            if all(map(row.is_gone_from, counted)):
                 if number < last:  # the highest number would be given out again
                     over.append(number)
                 continue
@@ -511,10 +511,6 @@ class Collector:
 
 class _Stopped(Exception):
     """The process ends in the middle of a walk."""
-
-
-def _is_gone(asked: Asked | None) -> bool:
-    return asked is not None and asked.removal is Removal.GONE
 
 
 def _is_due(asked: Asked | None, now: Instant) -> bool:

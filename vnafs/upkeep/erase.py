@@ -31,6 +31,7 @@ from vnafs.index.erasing import Erasing, There
 from vnafs.index.erasures import Erased, Erasure
 from vnafs.index.packs import Pack
 from vnafs.local.traces import Traces
+from vnafs.pipeline import doomed
 from vnafs.pipeline.namespace import Namespace
 from vnafs.pipeline.shelf import Shelf
 from vnafs.targets.port import Target
@@ -79,6 +80,10 @@ class Recorded(Protocol):
         """Whether a target has all manifests of ours, which tell of the store's feed up to a number."""
         ...
 
+    def leads(self, target: int) -> bool:
+        """Whether nobody but us has written manifests to a target, looked at now."""
+        ...
+
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Kept:
@@ -95,8 +100,7 @@ class Eraser:
 
     *fold* is the tree's barrier; *recorded_to* says how far manifests tell of the tree's feed, and in which segment;
     *under_way* whether a content is in a pack that is not recorded yet; *kick* wakes the collector; *gone* forgets what
-    is in memory of recalls; *mirrors* says what there is to say of each plain
-    mirror.
+    is in memory of recalls; *mirrors* says what there is to say of each plain mirror.
     """
 
     def __init__(  # noqa: PLR0913 - parts and exits, each named where it is wired
@@ -151,7 +155,7 @@ class Eraser:
         """End. False when something hangs, and is given up with the process."""
         self._stopping.set()
         self._hurry.set()
-        if self._thread.is_alive():
+        if self._thread.is_alive() and self._thread is not threading.current_thread():
             self._thread.join(timeout=STOP_SECONDS_MAX)
         return not self._thread.is_alive()
 
@@ -236,7 +240,7 @@ class Eraser:
             if erasing.get(tx, erasure.number).began:
                 return False
             for number, row in list(condemned.in_stage(tx, Stage.REMOVED)):
-                if any(row.asked.get(target) is None or not _is_gone(row, target) for target in targets.current(tx)):
+                if not all(map(row.is_gone_from, targets.current(tx))):
                     erasing.empty(tx, number, row.id, erasure.number)
                     asked = {target: one for target, one in row.asked.items() if one.removal is not Removal.LATER}
                     condemned.put(tx, number, dataclasses.replace(row, asked=asked))
@@ -317,7 +321,7 @@ class Eraser:
             rules = self._namespace.repository(repository)
         except NotFound:
             return False
-        return bool(rules.tripped_ns or rules.rolling_to_ns or rules.limbo)
+        return rules.loses_nothing
 
     def _packs_left(self, erasure: int) -> int:
         with self._store.read() as reader:
@@ -423,7 +427,7 @@ class Eraser:
             for number, identity in names:
                 row = condemned.find(reader, number)
                 is_removed = row is not None and row.id == identity and row.stage is Stage.REMOVED
-                if row is not None and is_removed and not _is_gone(row, place.number):
+                if row is not None and is_removed and not row.is_gone_from(place.number):
                     found.append(pack_object_name(identity))
         return found
 
@@ -431,7 +435,7 @@ class Eraser:
         """One that no row tells of any more: the index was rebuilt since. Ours by its name; until when it is locked."""
         with self._store.read() as reader:
             is_known = packs.number_of(reader, identity) is not None
-        if is_known or not self._manifests.covers(place.number, 0):
+        if is_known or not (self._manifests.covers(place.number, 0) and self._manifests.leads(place.number)):
             return Instant(0)
         try:
             place.target.delete(pack_object_name(identity))
@@ -507,18 +511,11 @@ class Eraser:
 
 def _is_lost(reader: Reader, pack: Pack, row: Condemned) -> bool:
     """Whether a pack was given up and nobody needs what was in it: then nothing is hoped for any more."""
-    if row.stage is not Stage.GIVEN_UP or contents.used_of_run(reader, pack.contents_first, pack.contents_count):
-        return False
-    return not any(contents.is_used(reader, number) for number in list(contents.leaning_on(reader, pack.number)))
+    return row.stage is Stage.GIVEN_UP and not doomed.used(reader, pack)
 
 
 def _there_still(now: Instant, count: int, until: Instant) -> There:
     return There(now, until=until, why=f"{count} objects with bytes of it are there still")
-
-
-def _is_gone(row: Condemned, target: int) -> bool:
-    asked = row.asked.get(target)
-    return asked is not None and asked.removal is Removal.GONE
 
 
 def _locked_until(target: Target, name: ObjectName) -> Instant:

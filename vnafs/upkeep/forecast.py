@@ -10,7 +10,7 @@ from vnafs.domain.ids import PackNumber
 from vnafs.index import condemned, packs
 from vnafs.index.condemned import Stage
 from vnafs.index.engine import Engine
-from vnafs.upkeep.needs import Needs, is_frozen
+from vnafs.upkeep.needs import Needs
 
 PACKS_AT_ONCE = 256
 
@@ -49,7 +49,7 @@ def forecast(
 ) -> Forecast:
     """Takes as long as there are packs; *storage_seconds_min* is what targets charge for at least, by number."""
     found, rules, now = Forecast(), needs.rules(), clock.now()
-    found.frozen = tuple(sorted(rule.name for rule in rules.values() if is_frozen(rule)))
+    found.frozen = tuple(sorted(rule.name for rule in rules.values() if rule.loses_nothing))
     after = PackNumber(0)
     while True:
         with store.read() as reader:

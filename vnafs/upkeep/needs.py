@@ -55,7 +55,7 @@ class Needs:
     def of(self, reader: Reader, pack: Pack, rules: Mapping[RepositoryId, Repository]) -> Need | None:
         """None while that may not be asked: the pack is young, in hand, frozen, or a file that stays open has it."""
         rule = rules.get(pack.repository)
-        if self._clock.now() - pack.closed < self._young_ns or (rule is not None and is_frozen(rule)):
+        if self._clock.now() - pack.closed < self._young_ns or (rule is not None and rule.loses_nothing):
             return None
         used = contents.used_of_run(reader, pack.contents_first, pack.contents_count)
         if pack.contents_count and len(used) == pack.contents_count:
@@ -70,11 +70,6 @@ class Needs:
         live = [content for content in needing if _is_live(reader, content)]
         total_bytes = max(pack.size_bytes, sum(content.size_bytes for content in own))
         return Need(total_bytes, sum(content.size_bytes for content in live), is_dead=not live)
-
-
-def is_frozen(rule: Repository) -> bool:
-    """Whether something is wrong with a repository, or on its way: then it needs all that it had."""
-    return bool(rule.tripped_ns or rule.rolling_to_ns or rule.limbo)
 
 
 def protected(reader: Reader) -> set[Name]:
