@@ -26,6 +26,7 @@ from vnafs.domain.ids import WHOLE, ObjectName, Span, TargetName
 from vnafs.domain.locks import Powers
 from vnafs.domain.rehydration import READY, Rehydration
 from vnafs.targets.body import BLOCK_BYTES, BytesBody, Stretch
+from vnafs.targets.directory_errors import REFUSED, directory_error, translated
 from vnafs.targets.names import checked, is_object_name
 from vnafs.targets.place import link_exclusively
 from vnafs.targets.port import Body
@@ -38,8 +39,6 @@ INCOMING = ".vnafs-incoming"
 LEFTOVER_SECONDS_MIN = 24 * 3600
 """A younger file in INCOMING may belong to another process that is still writing it."""
 _PART = ".part"
-_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
-_REFUSED = frozenset({errno.EACCES, errno.EPERM, errno.EROFS, errno.ELOOP, errno.ENAMETOOLONG, errno.EMLINK})
 
 
 class DirectoryTarget:
@@ -214,8 +213,8 @@ class DirectoryTarget:
                 place = os.open(self._root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
                 found = _read_marker(place)
             except OSError as error:
-                if error.errno in _REFUSED:
-                    raise self._error(error, "opening") from error
+                if error.errno in REFUSED:
+                    raise directory_error(self._name, self._root, error, "opening") from error
                 raise TargetUnavailable(
                     target=self._name,
                     why=f"{self._root} is not there or has lost {MARKER} ({os.strerror(error.errno or 0)}); "
@@ -302,24 +301,8 @@ class DirectoryTarget:
 
     # -- errors ---------------------------------------------------------------------------------------------
 
-    @contextlib.contextmanager
-    def _translated(self, doing: str, local: Stretch | None = None) -> Iterator[None]:
-        """Turn the errors of the directory into ours; those of the body that is being put stay what they are."""
-        try:
-            yield
-        except OSError as error:
-            if local is not None:
-                local.raise_failure()
-            raise self._error(error, doing) from error
-
-    def _error(self, error: OSError, doing: str) -> TargetError:
-        """One table from errno to what a caller can do about it."""
-        why = f"{doing} in {self._root}: {os.strerror(error.errno or 0)}"
-        if error.errno in _FULL:
-            return TargetRefused(target=self._name, why=f"{why}; free space on it or raise its quota")
-        if error.errno in _REFUSED:
-            return TargetRefused(target=self._name, why=f"{why}; the user of this service needs to write there")
-        return TargetUnavailable(target=self._name, why=why)
+    def _translated(self, doing: str, local: Stretch | None = None) -> contextlib.AbstractContextManager[None]:
+        return translated(self._name, self._root, doing, local)
 
     def _refuse(self, why: str) -> None:
         raise TargetRefused(target=self._name, why=why)

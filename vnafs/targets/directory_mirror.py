@@ -16,9 +16,10 @@ import os
 from collections.abc import Iterator
 
 from vnafs.domain.clock import Clock
-from vnafs.domain.errors import Damaged, ObjectExists, TargetError, TargetRefused, TargetUnavailable
+from vnafs.domain.errors import Damaged, ObjectExists, TargetRefused, TargetUnavailable
 from vnafs.domain.ids import TargetName
 from vnafs.targets.body import BLOCK_BYTES, BytesBody, Stretch
+from vnafs.targets.directory_errors import translated
 from vnafs.targets.mirror import MARKER
 from vnafs.targets.port import Body
 
@@ -26,8 +27,6 @@ INCOMING = ".vnafs-incoming"
 """Files being written, below the top so on its file system."""
 ATTEMPTS_MAX = 4
 """A directory may be removed, being empty, between being found and being used."""
-_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
-_REFUSED = frozenset({errno.EACCES, errno.EPERM, errno.EROFS, errno.ELOOP, errno.ENAMETOOLONG, errno.EMLINK})
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC | os.O_NOFOLLOW
 
 
@@ -204,23 +203,8 @@ class DirectoryMirror:
         finally:
             os.close(incoming)
 
-    @contextlib.contextmanager
-    def _translated(self, doing: str, local: Stretch | None = None) -> Iterator[None]:
-        """Errors of the directory as the port promises them; those of the body stay what they are."""
-        try:
-            yield
-        except OSError as error:
-            if local is not None:
-                local.raise_failure()
-            raise self._error(error, doing) from error
-
-    def _error(self, error: OSError, doing: str) -> TargetError:
-        why = f"{doing} in {self._root}: {os.strerror(error.errno or 0)}"
-        if error.errno in _FULL:
-            return TargetRefused(target=self._name, why=f"{why}; free space on it or raise its quota")
-        if error.errno in _REFUSED:
-            return TargetRefused(target=self._name, why=f"{why}; the user of this service needs to write there")
-        return TargetUnavailable(target=self._name, why=f"{why}; is the disk mounted?")
+    def _translated(self, doing: str, local: Stretch | None = None) -> contextlib.AbstractContextManager[None]:
+        return translated(self._name, self._root, doing, local)
 
 
 # -- steps on directory descriptors ----------------------------------------------------------------------------
