@@ -46,7 +46,7 @@ run: setup ## Make a demo archive if there is none and serve it until Ctrl-C
 	@exec $(VENV)/bin/vna serve --archive $(DEMO)/archive
 
 test: setup-test lint ## Lint, type check and run every test (the long suites as a seeded sample)
-	@$(PYTEST) -n 2 --dist loadgroup -m "not soak"
+	@$(PYTEST) -n 2 --dist loadgroup --durations 40 -m "not soak"
 
 lint: setup-test ## Lint, format check, strict types
 	@$(VENV)/bin/ruff check .
@@ -61,6 +61,7 @@ soak: setup-test ## The long suites in full; resumable, logs under build/soak
 	@$(PYTHON) -m tests.soak
 
 bench: setup-test ## Side by side with peers; JSON under build/bench
+	@bash .ci/packages bench
 	@mkdir -p build/bench
 	@$(PYTHON) -m tests.bench
 

@@ -7,22 +7,31 @@ usual environment variables are used.
 from __future__ import annotations
 
 import dataclasses
+import ipaddress
 import os
 import tomllib
 from collections.abc import Mapping
 from typing import Any, NoReturn, TypeVar
 
+from appliance.domain import settings as domains
+from appliance.domain.settings import DomainSettings
+from appliance.shares import settings as shared
+from appliance.shares.settings import ShareSettings, SharingSettings
 from vnafs.domain.errors import ConfigurationInvalid
 
 MEBIBYTE = 1024 * 1024
 GIBIBYTE = 1024 * MEBIBYTE
 FILE_NAME = "vnafs.toml"
+ENGINES = ("auto", "kernel", "pyfuse3")
+"""That serve the mount: the protocol on /dev/fuse itself, and the portable one."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class FileSystemSettings:
     """[file_system]: how the tree behaves."""
 
+    engine: str = "auto"
+    """Chosen for you: "kernel" where root and Linux 6.9 let it read and write local files itself, else "pyfuse3"."""
     quiet_seconds: float = 5.0
     """Without a write for this long, a closed file is sealed."""
     unprotected_seconds_max: float = 3600.0
@@ -90,6 +99,10 @@ class ScrubSettings:
     """Every copy is verified again, and every local file compared, within this (30 days)."""
     bytes_per_second_max: int = 20 * MEBIBYTE
     """Read for it, from targets and the local disk together; 0 for no limit."""
+    quarantine_bytes_max: int = 2 * GIBIBYTE
+    """Damaged bytes that are kept when they are replaced; past it the oldest go. 0: none are kept."""
+    quarantine_kept_seconds: float = 7_776_000.0
+    """They go after this (90 days); 0: only past quarantine_bytes_max."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -155,6 +168,8 @@ class RecallSettings:
     """Programs by name; they get EACCES when they open a stub."""
     never_uids: tuple[int, ...] = ()
     """Users by number; the same."""
+    never_hosts: tuple[str, ...] = ()
+    """Clients of a Samba on this machine by address or network (10.1.0.0/16); the same."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -217,8 +232,11 @@ class Configuration:
     drill: DrillSettings = DrillSettings()
     receipts: ReceiptSettings = ReceiptSettings()
     recall: RecallSettings = RecallSettings()
+    sharing: SharingSettings = SharingSettings()
+    domain: DomainSettings = DomainSettings()
     targets: tuple[TargetSettings, ...] = ()
     mirrors: tuple[MirrorSettings, ...] = ()
+    shares: tuple[ShareSettings, ...] = ()
 
     @property
     def file(self) -> str:
@@ -263,8 +281,9 @@ def text(archive: str) -> str:
 def parse(document: Mapping[str, Any], *, archive: str, file: str) -> Configuration:
     """Check a parsed document as a whole. Raises ConfigurationInvalid at the first problem."""
     table = _Table(document, file, "")
-    sections = {field.name for field in dataclasses.fields(Configuration)} - {"archive", "targets", "mirrors"}
-    table.only({"version", "target", "mirror", *sections})
+    lists = {"target", "mirror", "share"}
+    sections = {field.name for field in dataclasses.fields(Configuration)} - {"archive", *(f"{one}s" for one in lists)}
+    table.only({"version", *lists, *sections})
     version = table.get("version", int, 1)
     if version != 1:
         table.fail("version", version, "this program knows version 1", "Use a newer vnafs")
@@ -284,8 +303,11 @@ def parse(document: Mapping[str, Any], *, archive: str, file: str) -> Configurat
         drill=_section(table, "drill", DrillSettings),
         receipts=_section(table, "receipts", ReceiptSettings),
         recall=_section(table, "recall", RecallSettings),
+        sharing=_section(table, "sharing", SharingSettings),
+        domain=_section(table, "domain", DomainSettings),
         targets=tuple(_targets(table)),
         mirrors=tuple(_mirrors(table)),
+        shares=tuple(_fill(section, ShareSettings) for section in table.sections("share")),
     )
     _check(configuration, table)
     return configuration
@@ -351,8 +373,11 @@ _T = TypeVar(
     DrillSettings,
     ReceiptSettings,
     RecallSettings,
+    SharingSettings,
+    DomainSettings,
     TargetSettings,
     MirrorSettings,
+    ShareSettings,
 )
 _KINDS: Mapping[str, type] = {"int": int, "float": float, "str": str, "bool": bool}
 _LISTS: Mapping[str, type] = {"tuple[str, ...]": str, "tuple[int, ...]": int}
@@ -402,8 +427,8 @@ def _mirrors(table: _Table) -> list[MirrorSettings]:
             section.fail("name", mirror.name, "is not a name", "Use letters, digits, - and _")
         if mirror.name in {other.name for other in found}:
             section.fail("name", mirror.name, "is used twice", "Give each mirror its own name")
-        if not mirror.url.startswith(("file://", "s3://")):
-            section.fail("url", mirror.url, "is neither a directory nor an S3 bucket", "Write file:// or s3://")
+        if not mirror.url.startswith(("file://", "s3://", "azure://")):
+            section.fail("url", mirror.url, "is no place that a target has", "Begin with file://, s3:// or azure://")
         if mirror.removals not in {"follow", "keep"}:
             section.fail("removals", mirror.removals, "is not known", "Write follow or keep")
         if mirror.transfers_max < 1:
@@ -445,6 +470,15 @@ def _check_periods(configuration: Configuration, table: _Table) -> None:
         table.fail("drill.period_seconds", seconds, "is less than an hour", "2592000 (30 days) is a good choice")
 
 
+def _check_hosts(recall: RecallSettings, table: _Table) -> None:
+    for number, text in enumerate(recall.never_hosts):
+        try:
+            ipaddress.ip_network(text)
+        except ValueError:
+            fix = "Write an address or a network, such as 10.1.2.3 or 10.1.0.0/16"
+            table.fail(f"recall.never_hosts[{number}]", text, "is neither an address nor a network", fix)
+
+
 def _check_receipts(receipts: ReceiptSettings, table: _Table) -> None:
     url = receipts.timestamp_url
     if url and not url.startswith(("http://", "https://")):
@@ -476,9 +510,15 @@ def _check(configuration: Configuration, table: _Table) -> None:
             "is less than 64 MiB",
             "2147483648 (2 GiB) is a good choice",
         )
+    if (engine := configuration.file_system.engine) not in ENGINES:
+        table.fail("file_system.engine", engine, "is not an engine", f"Choose one of {', '.join(ENGINES)}")
     _check_places(configuration, table)
     _check_periods(configuration, table)
     _check_receipts(configuration.receipts, table)
+    _check_hosts(configuration.recall, table)
+    domains.check(configuration.domain, table.fail)
+    in_domain = configuration.domain.is_set
+    shared.check(configuration.sharing, configuration.shares, table.fail, in_domain=in_domain)
     if packs.workers < 1:
         table.fail("packs.workers", packs.workers, "is less than one", "Write the number of processors")
     for number, target in enumerate(configuration.targets):

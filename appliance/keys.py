@@ -79,6 +79,7 @@ def make(
         master = keyring.secret_of(keyfile.read_secret(path, key="encryption.key_file"))
         _require_long(master, path)
         unlocked = keyring.made(archive, _now(), master=master, recovery=recovery, entropy=os.urandom)
+        unlocked = unlocked.with_key(keyring.RECEIPTS, _now(), os.urandom).numbered(1, _now())
         keyfile.save(configuration.folder("keys"), unlocked.encode())
     except BaseException:
         with contextlib.suppress(FileNotFoundError):

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import threading
 from collections.abc import Iterator
 
 from vnafs.domain.errors import ObjectExists, TargetRefused, TargetUnavailable
 from vnafs.domain.ids import TargetName
+from vnafs.targets.mirror import Original
 from vnafs.targets.port import Body
 
 
@@ -20,6 +22,9 @@ class MemoryMirror:
         self.mtimes: dict[str, int] = {}
         self.is_marked = False
         self.puts: list[str] = []
+        """Copies too."""
+        self.copied: list[str] = []
+        self.copies_asked = 0
         self.removed: list[str] = []
         self.refused: set[str] = set()
 
@@ -38,7 +43,19 @@ class MemoryMirror:
 
     def replace(self, name: str, body: Body, mtime_ns: int) -> None:
         with body.open() as file:
-            data = file.read()
+            self._put(name, file.read(), mtime_ns)
+
+    def copy(self, source: Original, name: str, mtime_ns: int) -> bool:
+        with self._lock:
+            self.copies_asked += 1
+            data = self.objects.get(source.name)
+        if data is None or (len(data), hashlib.sha256(data).digest()) != (source.size_bytes, source.sha256):
+            return False
+        self._put(name, data, mtime_ns)
+        self.copied.append(name)
+        return True
+
+    def _put(self, name: str, data: bytes, mtime_ns: int) -> None:
         with self._lock:
             if name in self.refused:
                 raise TargetRefused(target=self._name, why="scripted: not this one")

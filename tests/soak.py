@@ -81,6 +81,11 @@ SUITES: Mapping[str, Suite] = {
         pytest("test_damage.py::test_all_damage_is_found_and_mended_and_none_is_served[1]"),
         4 * 3600,
     ),
+    "random-io": Suite(
+        "-m pytest -q -p no:cacheprovider --timeout 0 tests/system/test_random_io.py -k half_an_hour",
+        "-m pytest -q -p no:cacheprovider --timeout 0 tests/system/test_random_io.py -k never",
+        2 * 3600,
+    ),
     "roundtrip": Suite(
         "-m tests.bench.roundtrip --files 20000 --seed {seed}",
         "-m tests.bench.roundtrip --files 60 --seed {seed}",
@@ -89,6 +94,36 @@ SUITES: Mapping[str, Suite] = {
     "kills": Suite(
         "-m tests.bench.kills --cycles 1000 --seed {seed}", "-m tests.bench.kills --cycles 3 --seed {seed}", 4 * 3600
     ),
+    "takeover": Suite(
+        "-m tests.bench.takeover --kills 300 --seconds 4 --seed {seed}",
+        "-m tests.bench.takeover --kills 3 --seconds 2 --seed {seed}",
+        4 * 3600,
+    ),
+    "takeover-durable": Suite(
+        "-m tests.bench.takeover --kills 300 --seconds 4 --ack durable --seed {seed}",
+        "-m tests.bench.takeover --kills 3 --seconds 2 --ack durable --seed {seed}",
+        4 * 3600,
+    ),
+    "power-cuts": Suite(
+        "-m tests.bench.power_cuts --cuts 520 --recordings 6 --mounted-each 40 --seed {seed}",
+        "-m tests.bench.power_cuts --cuts 8 --recordings 2 --seconds 1.5 --mounted-each 4 --seed {seed}",
+        4 * 3600,
+    ),
+    "takeover-shares": Suite(
+        "-m tests.bench.takeover_shares --kills 300 --seconds 4 --seed {seed}",
+        "-m tests.bench.takeover_shares --kills 3 --seconds 2 --seed {seed}",
+        4 * 3600,
+    ),
+    "smbtorture": Suite(
+        "-m tests.bench.smbtorture", "-m tests.bench.smbtorture --suites smb2.rename,smb2.timestamps", 2 * 3600
+    ),
+    "smbtorture-pyfuse3": Suite(
+        "-m tests.bench.smbtorture --engine pyfuse3",
+        "-m tests.bench.smbtorture --engine pyfuse3 --suites smb2.rw,smb2.read",
+        2 * 3600,
+    ),
+    "crowded": Suite("-m tests.bench.crowded", "-m tests.bench.crowded --files 20000", 3600),
+    "dbench": Suite("-m tests.bench.dbench", "-m tests.bench.dbench --rounds 2 --seconds 2", 3600),
     "million": Suite("-m tests.bench.million --files 1000000", "-m tests.bench.million --files 2000", 2 * 3600),
     "drain": Suite(
         "-m tests.bench.drain --files 1000 --rounds 5 --sustained 600 --seed {seed}",

@@ -10,8 +10,9 @@ An archive is one folder:
     cache/       packs fetched ahead
     frozen/      copies of files that stay open, while they are packed (sole writer: tierd)
     manifests/   what rebuilds this index, as it is on every target (sole writer: tierd)
-    keys/        the keyring of an encrypted archive (sole writer: tierd), the secret that opens it, and the key that
-                 signs receipts
+    quarantine/  damaged bytes, as they were before they were replaced (sole writer: tierd)
+    keys/        the keyring of an encrypted archive (sole writer: tierd) and the secret that opens it; of any other
+                 the key that signs receipts
     mirrors/     what is known of each plain mirror (sole writer: tierd)
     run/         control sockets, and what is being encoded should that kill tierd
 """
@@ -32,17 +33,21 @@ from vnafs.domain.errors import IndexBroken, KeyMissing, KeyWrong, NotYet
 from vnafs.domain.faults import Faults
 from vnafs.fs.filesystem import Filesystem
 from vnafs.fs.settings import Settings
+from vnafs.fs.takeover import NOTHING_OPEN, OpenBefore
 from vnafs.fs.xattrs import CopiesOf
-from vnafs.index import keys, meta, recount, repositories
+from vnafs.index import entries, keys, meta, recount, repositories, signers
 from vnafs.index.engine import Engine
+from vnafs.index.engines.environment import OwnerLock
 from vnafs.index.engines.lmdb import LmdbEngine
 from vnafs.index.engines.log import LogSettings
 from vnafs.index.migrations import Migration, migrate
+from vnafs.index.signers import Signer
 from vnafs.local import keyfile
 from vnafs.local.spool import Spool
 from vnafs.pipeline.tree import Tree
 
 if TYPE_CHECKING:
+    from vnafs.content.keyring import Unlocked
     from vnafs.pipeline.keys import Keys
     from vnafs.pipeline.runner import Tiering
     from vnafs.pipeline.settings import TieringSettings
@@ -55,9 +60,23 @@ if TYPE_CHECKING:
     from vnafs.upkeep.mirrors import Mirrors
     from vnafs.upkeep.renewal import Renewal
     from vnafs.upkeep.scrub import Scrub, ScrubSettings
+    from vnafs.upkeep.signing import Signing
 
 DRILL = "drill-"
-FOLDERS = ("namespace", "spool", "store", "packs", "staging", "cache", "frozen", "manifests", "keys", "mirrors", "run")
+FOLDERS = (
+    "namespace",
+    "spool",
+    "store",
+    "packs",
+    "staging",
+    "cache",
+    "frozen",
+    "quarantine",
+    "manifests",
+    "keys",
+    "mirrors",
+    "run",
+)
 
 
 def _schema_1(_: object) -> bool:
@@ -65,9 +84,17 @@ def _schema_1(_: object) -> bool:
     return True
 
 
-NAMESPACE_MIGRATIONS = (Migration(1, "first", _schema_1),)
+NAMESPACE_MIGRATIONS = (
+    Migration(1, "first", _schema_1),
+    Migration(2, "use of repositories", recount.count_used),
+    Migration(3, "folded names", entries.fold_names),
+)
 MIRROR_MIGRATIONS = (Migration(1, "first", _schema_1),)
-STORE_MIGRATIONS = (Migration(1, "first", _schema_1), Migration(2, "counts", recount.correct))
+STORE_MIGRATIONS = (
+    Migration(1, "first", _schema_1),
+    Migration(2, "counts", recount.correct),
+    Migration(3, "removals", recount.tell_removals_apart),
+)
 
 
 def folder(archive: str, name: str) -> str:
@@ -129,6 +156,16 @@ def scratch(base: str) -> Iterator[tuple[tuple[LmdbEngine, LmdbEngine], tuple[st
                 engine.close()
 
 
+@contextlib.contextmanager
+def served_by_nobody(archive: str) -> Iterator[None]:
+    """No mount process has the archive, and none gets it meanwhile. Raises ArchiveBusy."""
+    lock = OwnerLock(folder(archive, "namespace"))
+    try:
+        yield
+    finally:
+        lock.release()
+
+
 def open_namespace(archive: str, *, faults: Faults | None = None, log: LogSettings | None = None) -> LmdbEngine:
     """Mount's index, for its sole writer. Raises ArchiveBusy, FormatUnknown, IndexBroken."""
     path = folder(archive, "namespace")
@@ -172,7 +209,7 @@ def archive_id(engine: Engine, archive: str) -> bytes:
     return found
 
 
-def open_tree(
+def open_tree(  # noqa: PLR0913 - each named where it is wired
     archive: str,
     engine: Engine,
     settings: Settings,
@@ -182,12 +219,14 @@ def open_tree(
     copies_of: CopiesOf,
     boot_id: str,
     boot_clock: BootClock | None = None,
+    open_before: OpenBefore = NOTHING_OPEN,
 ) -> Filesystem:
     """The tree over the archive's spool, repaired if need be."""
     spool = Spool(folder(archive, "spool"))
     return Filesystem(
-        engine, spool, clock, faults, settings, copies_of=copies_of, boot_id=boot_id, boot_clock=boot_clock
-    )
+        engine, spool, clock, faults, settings, copies_of=copies_of, boot_id=boot_id, boot_clock=boot_clock,
+        open_before=open_before,
+    )  # fmt: skip
 
 
 def open_keys(archive: str, namespace: Engine, secret: bytes | None, *, clock: Clock, faults: Faults) -> Keys | None:
@@ -274,6 +313,7 @@ def open_manifests(  # noqa: PLR0913 - parts and exits, each named where it is w
         seconds_max=seconds_max,
         kept_seconds=kept_seconds,
         keys=tiering.keys,
+        quarantine=tiering.quarantine,
         clock=clock,
         faults=faults,
         fatal=fatal,
@@ -335,6 +375,7 @@ def open_scrub(
         copyists=tiering.replicators,
         evict=lambda inodes: [decision.yes for decision in tiering.evictor.evict_many(inodes)],
         manifests=manifests.look_again,
+        quarantine=tiering.quarantine,
         clock=clock,
         fatal=fatal,
     )
@@ -409,6 +450,7 @@ def open_eraser(  # noqa: PLR0913 - parts and exits, each named where it is wire
             Spool(spool).local_path,
             [folder(archive, "staging"), folder(archive, "frozen"), os.path.join(spool, QUARANTINE)],
         ),
+        quarantine=tiering.quarantine,
         places=tiering.replicators,
         manifests=manifests,
         recorded_to=recorded_to,
@@ -423,8 +465,21 @@ def open_eraser(  # noqa: PLR0913 - parts and exits, each named where it is wire
     )
 
 
+def open_signing(archive: str, store: Engine, keys: Keys | None, *, clock: Clock) -> Signing:
+    """What signs the archive's receipts, with the keys of an encrypted archive."""
+    from vnafs.upkeep.signing import Signing  # noqa: PLC0415 - only tierd needs it
+
+    return Signing(store, folder(archive, "keys"), keys, clock=clock)
+
+
 def open_certifier(
-    archive: str, namespace: Engine, eraser: Eraser, *, service: TimestampService | None, clock: Clock
+    archive: str,
+    namespace: Engine,
+    eraser: Eraser,
+    signing: Signing,
+    *,
+    service: TimestampService | None,
+    clock: Clock,
 ) -> Certifier:
     """What signs how the archive's erasures stand."""
     from vnafs.upkeep.certify import Certifier  # noqa: PLC0415 - only tierd needs it
@@ -432,7 +487,7 @@ def open_certifier(
     return Certifier(
         eraser,
         archive=archive_id(namespace, archive),
-        keys_folder=folder(archive, "keys"),
+        signing=signing,
         service=service,
         clock=clock,
     )
@@ -462,19 +517,46 @@ def open_renewal(
 
 
 def make_receipt_key(archive: str) -> None:
-    """Make the key that signs the archive's receipts, unless there is one. Raises NoSpace, StorageFailed."""
+    """Make the key that signs the archive's receipts, unless there is one. Raises NoSpace, StorageFailed.
+
+    That of an encrypted archive is in its keyring from the beginning.
+    """
     from vnafs.receipts import keys as receipt_keys  # noqa: PLC0415 - loads a library that serving never needs
 
-    receipt_keys.ensure(folder(archive, "keys"))
+    if not keyfile.exists(folder(archive, "keys")):
+        receipt_keys.ensure(folder(archive, "keys"))
 
 
-def open_issuer(
+def sign_after_restore(
+    archive: str, store: Engine, unlocked: Unlocked | None, *, clock: Clock
+) -> tuple[Unlocked | None, bool]:
+    """See vnafs.upkeep.signing.after_restore."""
+    from vnafs.upkeep import signing  # noqa: PLC0415 - no other command needs it
+
+    return signing.after_restore(store, folder(archive, "keys"), unlocked, clock=clock, entropy=os.urandom)
+
+
+def signers_of(archive: str) -> list[Signer]:
+    """Every key that the archive's receipts were signed with, the one that signs now last; none before tierd ran."""
+    try:
+        store = read_store(archive)
+    except NotYet:
+        return []
+    try:
+        with store.read() as reader:
+            return signers.every(reader)
+    finally:
+        store.close()
+
+
+def open_issuer(  # noqa: PLR0913 - parts and exits, each named where it is wired
     archive: str,
     store: Engine,
     namespace: Engine,
     manifests: Manifests,
     *,
     fold: Callable[[], None],
+    signing: Signing,
     files_max: int,
     service: TimestampService | None,
     clock: Clock,
@@ -492,9 +574,7 @@ def open_issuer(
         files_max=files_max,
         clock=clock,
     )
-    return Issuer(
-        custodian, archive=archive_id(namespace, archive), keys_folder=folder(archive, "keys"), service=service
-    )
+    return Issuer(custodian, archive=archive_id(namespace, archive), signing=signing, service=service)
 
 
 class LateStore:

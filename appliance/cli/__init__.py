@@ -1,5 +1,4 @@
-"""`vna`: the command line. It reads arguments and the environment, asks daemons, and shows what they say."""
+"""`vna`: the command line. It reads arguments and the environment, asks daemons, and shows what they say.
 
-from appliance.cli.main import main
-
-__all__ = ["main"]
+Nothing is loaded here: `appliance.cli.main` loads every command, which a daemon that is started has no time for.
+"""

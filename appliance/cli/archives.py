@@ -1,25 +1,22 @@
-"""`vna init`, and the commands that serve: mount, tierd, serve."""
+"""`vna init`, and how a configuration file is written."""
 
 from __future__ import annotations
 
 import argparse
 import os
-from collections.abc import Mapping
 
 import tomlkit
 from tomlkit.items import AoT
 
 from appliance import config, keys, system
 from appliance.cli.console import Console
-from appliance.config import Configuration
 from appliance.control.mount import acknowledgement
-from appliance.daemons import supervisor
-from appliance.faults import faults_from
 from vnafs import store as archive_store
 from vnafs.domain.clock import SystemClock
 from vnafs.domain.errors import AlreadyExists, ConfigurationInvalid
 from vnafs.domain.faults import NoFaults
 from vnafs.fs.settings import Settings
+from vnafs.local.replacement import replace
 from vnafs.targets.address import parse_address
 
 HEADER = """vnafs archive: configuration. `vna status` shows what runs with it; daemons read it at start,
@@ -125,31 +122,4 @@ def _targets(texts: list[str]) -> AoT:
 
 def write(file: str, document: tomlkit.TOMLDocument) -> None:
     """Replace a configuration file in one step, synced."""
-    beside = f"{file}.new"
-    descriptor = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    with open(descriptor, "w", encoding="utf-8") as stream:
-        stream.write(tomlkit.dumps(document))
-        stream.flush()
-        os.fsync(stream.fileno())
-    os.rename(beside, file)
-
-
-def mount(args: argparse.Namespace, configuration: Configuration) -> int:
-    """Serve the tree in the foreground."""
-    from appliance.daemons import mount as daemon  # noqa: PLC0415 - needs libfuse, which a remote `vna status` does not
-
-    return daemon.run(configuration, faults_from(args.fault))
-
-
-def tierd(args: argparse.Namespace, configuration: Configuration, environ: Mapping[str, str]) -> int:
-    """Tier in the foreground."""
-    # Before the import: libraries start threads of their own, and one that does not block them would end us all.
-    system.hold_stop_signals()
-    from appliance.daemons import tierd as daemon  # noqa: PLC0415 - loads the object stores' libraries
-
-    return daemon.run(configuration, environ, faults_from(args.fault))
-
-
-def serve(configuration: Configuration, environ: Mapping[str, str]) -> int:
-    """Run both under a supervisor."""
-    return supervisor.run(configuration.archive, {}, environ)
+    replace(file, tomlkit.dumps(document).encode(), mode=0o600)

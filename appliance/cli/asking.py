@@ -19,6 +19,8 @@ class Asking:
     console: Console
     configuration: Configuration
     environ: Mapping[str, str]
+    on_behalf_of: int | None = None
+    """The user who had it done with sudo, as the environment claims."""
 
     def mount(self) -> ControlClient:
         """The mount daemon."""
@@ -30,7 +32,7 @@ class Asking:
 
     def _client(self, name: str) -> ControlClient:
         path = os.path.join(self.configuration.folder("run"), f"{name}.sock")
-        return ControlClient(path, name, timeout_seconds=None)
+        return ControlClient(path, name, timeout_seconds=None, on_behalf_of=self.on_behalf_of)
 
     def inodes(self, paths: Sequence[str]) -> dict[int, str]:
         """Inode to path of every regular file at or below *paths*, which lie in the mount. Raises NotFound."""

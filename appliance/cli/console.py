@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import getpass
 import json
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -11,6 +12,8 @@ from typing import Any
 from rich.console import Console as RichConsole
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
+
+from vnafs.domain.errors import InvalidArgument
 
 Advance = Callable[[int, int | None, str], None]
 """Shows how far work is: done, total (None while unknown), and what it waits for."""
@@ -54,6 +57,18 @@ class Console:
     def _ask(self, question: str) -> str:
         self._error.print(question, end="", markup=False)
         return sys.stdin.readline()
+
+    def password(self, question: str, *, is_new: bool = False) -> str:
+        """Asked at the terminal, where it is not shown; elsewhere the first line of standard input.
+
+        A new one is asked for twice at the terminal. Raises InvalidArgument when the two differ.
+        """
+        if not sys.stdin.isatty():
+            return sys.stdin.readline().rstrip("\r\n")
+        text = getpass.getpass(question)
+        if is_new and getpass.getpass("Once more: ") != text:
+            raise InvalidArgument(why="The two passwords differ; nothing was changed")
+        return text
 
     def problem(self, code: str, message: str, exit_code: int) -> None:
         """Why a command failed, on standard error."""

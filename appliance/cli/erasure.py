@@ -235,6 +235,37 @@ def _status(name: str, asking: Asking) -> int:
     return DONE if row["completed_ns"] else NOT_YET
 
 
+def lines(found: Mapping[str, Any]) -> list[str]:
+    """What `vna status` says of erasures: nothing where none is pending."""
+    row = found["oldest"]
+    if row is None:
+        return []
+    since = f"since {moments.shown(row['since_ns'])}"
+    which = f"the oldest, {row['id']}, {since}," if found["pending"] > 1 else f"{row['id']}, {since},"
+    return [f"erasures pending: {found['pending']}; {which} {_waits_for(row)}"]
+
+
+def _waits_for(row: Mapping[str, Any]) -> str:
+    """What one erasure waits for; `vna erase --status` says more."""
+    if row["stage"] == "taking":
+        return "is still being given its files"
+    if row["frozen"]:
+        return "waits: the repository's tripwire was touched, or it is being rolled back"
+    waiting = [_target(one) for one in row["targets"]]
+    packs = f"{row['packs_left']} packs to be emptied" if row["packs_left"] else ""
+    if not packs and not waiting:
+        return f"waits for local files or a mirror: `vna erase --status {row['id']}`"
+    targets = f"target{'s' if len(waiting) > 1 else ''} {', '.join(waiting)}" if waiting else ""
+    return f"waits for {' and '.join(filter(None, [packs, targets]))}"
+
+
+def _target(one: Mapping[str, Any]) -> str:
+    said = [printable(one["why"])] if one["why"] else []
+    if one["locked_until_ns"]:
+        said.append(f"locked until {moments.shown(one['locked_until_ns'])}")
+    return f"{one['name']} ({', '.join(said)})" if said else str(one["name"])
+
+
 def _certificate(name: str, out: str | None, asking: Asking) -> int:
     from appliance.cli import receipts  # noqa: PLC0415 - loads a library that no other command needs
     from vnafs.receipts import jws  # noqa: PLC0415

@@ -9,12 +9,14 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from appliance.cli import console as shown
-from appliance.cli import drills, mirrors, retention
+from appliance.cli import drills, erasure, mirrors, quarantine, retention
 from appliance.cli.asking import Asking
 from vnafs.domain.errors import DaemonUnreachable, VnaError
 from vnafs.domain.files import FileState
 
 POLL_SECONDS = 0.25
+CLOSING_SECONDS = 2.0
+"""For Linux to tell of a close, before a file counts as open."""
 EVICTED_AT_ONCE = 64
 VERIFYING_SECONDS = 60.0
 """Copying takes so long at most where all is well; what is late by less is no reason to warn."""
@@ -43,7 +45,11 @@ def status(args: argparse.Namespace, asking: Asking) -> int:
         late = asking.configuration.file_system.unprotected_seconds_max + VERIFYING_SECONDS
         if oldest > late:
             say("WARNING: bytes are unprotected for longer than file_system.unprotected_seconds_max; see `vna lost`")
-        for line in _staying_open(answer["staying_open"], late):
+        for line in (
+            *_suspects_shown(answer["staying_open"]["suspects"]),
+            *_staying_open(answer["staying_open"], late),
+            *_over_shown(answer["versions_to_pack"]),
+        ):
             say(line)
         if answer["manifests"]["superseded"]:
             say(f"READ-ONLY: {answer['manifests']['superseded']}")
@@ -55,7 +61,13 @@ def status(args: argparse.Namespace, asking: Asking) -> int:
         if answer["collected"]["removed"]:
             say(_collected_shown(answer["collected"]))
         period_seconds = asking.configuration.drill.period_seconds
-        for line in (*drills.lines(answer, period_seconds), *_recalls_shown(answer), *_repositories_shown(answer)):
+        for line in (
+            *quarantine.lines(answer["quarantine"]),
+            *drills.lines(answer, period_seconds),
+            *erasure.lines(answer["erasures"]),
+            *_recalls_shown(answer),
+            *_repositories_shown(answer),
+        ):
             say(line)
         if answer["retention_lag_seconds"] > LAG_SHOWN_SECONDS:
             lag = shown.age(answer["retention_lag_seconds"])
@@ -70,12 +82,13 @@ def status(args: argparse.Namespace, asking: Asking) -> int:
             ],
         )
         asking.console.table(
-            ["target", "reachable", "packs waiting", "manifests", "why"],
+            ["target", "reachable", "packs waiting", "removals", "manifests", "why"],
             [
                 [
                     t["name"],
                     "yes" if t["reachable"] else "no",
                     t["packs_waiting"],
+                    t["removals_queued"],
                     _manifests_of(t["name"], answer["manifests"]),
                     t["why"],
                 ]
@@ -157,6 +170,13 @@ _REFUSED = {
 }
 
 
+def _suspects_shown(count: int) -> list[str]:
+    """Files whose bytes nobody can vouch for."""
+    if not count:
+        return []
+    return [f"DAMAGED: the local disk did not keep all bytes of {count} files; `vna lost` names them: write them anew"]
+
+
 def _staying_open(standing: Mapping[str, Any], late_seconds: float) -> list[str]:
     """What there is to say of files that nobody lets be sealed."""
     lines = []
@@ -174,6 +194,10 @@ def _staying_open(standing: Mapping[str, Any], late_seconds: float) -> list[str]
             f"{standing['with_copy']}{since}"
         )
     return lines
+
+
+def _over_shown(versions: int) -> list[str]:
+    return [f"versions that were overwritten or deleted and are to be packed: {versions}"] if versions else []
 
 
 def _file_status(path: str, asking: Asking) -> int:
@@ -289,6 +313,8 @@ def _waits(pending: Mapping[str, Any], copies: int) -> str:
         parts.append(f"{pending['sealed']} files to be packed")
     if pending["packs"]:
         parts.append(f"{pending['packs']} packs ({shown.size(pending['pack_bytes'])}) with fewer than {copies} copies")
+    if pending["suspects"]:
+        parts.append(f"{pending['suspects']} files that the local disk did not keep (`vna lost` names them)")
     if pending["without_bytes"]:
         parts.append(f"{pending['without_bytes']} files that were restored without bytes (`vna lost` names them)")
     return ", ".join(parts) or "nothing"
@@ -297,26 +323,28 @@ def _waits(pending: Mapping[str, Any], copies: int) -> str:
 def evict(args: argparse.Namespace, asking: Asking) -> int:
     """Let local bytes go that are safely elsewhere."""
     inodes = asking.inodes(args.paths)
-    evicted = 0
-    refused: list[dict[str, Any]] = []
     asking.mount().call("tree.fold")
+    refused = dict.fromkeys(inodes, "")
     with asking.console.progress("evicting") as advance:
-        waiting = list(inodes)
-        for start in range(0, len(waiting), EVICTED_AT_ONCE):
-            batch = waiting[start : start + EVICTED_AT_ONCE]
-            answer = asking.tierd().call("tiering.evict", inodes=batch)
-            advance(start + len(batch), len(waiting), "")
-            evicted += answer["evicted"]
-            refused += [{"path": inodes[row["inode"]], "why": row["why"]} for row in answer["refused"]]
+        for moment_seconds in (0.0, CLOSING_SECONDS):  # once more, for what was closed a moment ago
+            waiting, refused = list(refused), {}
+            for start in range(0, len(waiting), EVICTED_AT_ONCE):
+                batch = waiting[start : start + EVICTED_AT_ONCE]
+                wait_seconds = 0.0 if start else moment_seconds
+                answer = asking.tierd().call("tiering.evict", inodes=batch, wait_seconds=wait_seconds)
+                advance(start + len(batch), len(waiting), "")
+                refused |= {row["inode"]: row["why"] for row in answer["refused"]}
+    evicted = len(inodes) - len(refused)
+    rows = [{"path": inodes[inode], "why": why} for inode, why in refused.items()]
 
     def show() -> None:
         asking.console.say(f"{evicted} files evicted.")
-        for row in refused[:20]:
+        for row in rows[:20]:
             asking.console.say(f"refused: {shown.printable(row['path'])}: {row['why']}")
-        if len(refused) > 20:
-            asking.console.say(f"… and {len(refused) - 20} more")
+        if len(rows) > 20:
+            asking.console.say(f"… and {len(rows) - 20} more")
 
-    asking.console.result({"evicted": evicted, "refused": refused}, show)
+    asking.console.result({"evicted": evicted, "refused": rows}, show)
     return REFUSED if refused else DONE
 
 
@@ -388,7 +416,7 @@ def lost(_: argparse.Namespace, asking: Asking) -> int:
                         os.path.join(asking.configuration.mount, row["path"]),
                         shown.size(row["size_bytes"]),
                         _time(row["mtime_ns"]),
-                        row["state"],
+                        "NOT KEPT by the local disk" if row["is_suspect"] else row["state"],
                         f"as of {_time(row['copy_as_of'])}" if row["copy_as_of"] else "none at all",
                     ]
                     for row in rows

@@ -18,13 +18,16 @@ from vnafs.local import keyfile
 def every(_: argparse.Namespace, asking: Asking) -> int:
     """Show which keys there are, and which is used."""
     answer = asking.tierd().call("keys.list")
-    names = {0: "(manifests)"} | {row["id"]: row["name"] for row in asking.mount().call("repository.list")}
+    names = {keyring.MANIFESTS: "(manifests)", keyring.RECEIPTS: "(receipts)"} | {
+        row["id"]: row["name"] for row in asking.mount().call("repository.list")
+    }
     latest = {row["repository"]: row["id"] for row in answer["keys"]}
 
     def show() -> None:
         rows = [
             [names.get(row["repository"], row["repository"]), row["id"], _day(row["created_ns"]),
-             "used" if latest[row["repository"]] == row["id"] else "kept to read"]
+             "used" if latest[row["repository"]] == row["id"] else
+             "used before" if row["repository"] == keyring.RECEIPTS else "kept to read"]
             for row in answer["keys"]
         ]  # fmt: skip
         asking.console.table(["repository", "key", "made", ""], rows)

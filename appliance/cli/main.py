@@ -9,40 +9,35 @@ import argparse
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from typing import Protocol
 
 from appliance import config, journal
 from appliance.cli import (
     archives,
     collection,
+    daemons,
+    domains,
     drills,
     erasure,
     files,
     keys,
     mirrors,
+    quarantine,
     recovery,
     repositories,
     retention,
+    service,
+    shares,
     targets,
 )
 from appliance.cli import versions as past
 from appliance.cli.asking import Asking
 from appliance.cli.console import Console
+from appliance.cli.daemons import INTERRUPTED, Command, Run
+from appliance.shares.settings import ENCRYPTIONS, NFS_VERSIONS, PROTOCOLS, SECURITIES, SQUASHES
+from vnafs.domain.actors import UID_MAX
 from vnafs.domain.errors import VnaError
 
-Run = Callable[[argparse.Namespace, Asking], int]
-
-
-class Command(Protocol):
-    """Adds one command."""
-
-    def __call__(self, name: str, about: str, run: Run | None = None) -> argparse.ArgumentParser:
-        """Its parser, for arguments of its own."""
-        ...
-
-
-ARCHIVE_DEFAULT = "/var/lib/vnafs"
-INTERRUPTED = 130
+UID_DIGITS_MAX = 10
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -70,14 +65,17 @@ def _run(args: argparse.Namespace, console: Console, environ: Mapping[str, str])
     if args.command == "receipt":
         return _receipt_of(args, console, environ)
     configuration = config.load(args.archive)
-    if args.command == "mount":
-        return archives.mount(args, configuration)
-    if args.command == "tierd":
-        return archives.tierd(args, configuration, environ)
-    if args.command == "serve":
-        return archives.serve(configuration, environ)
+    if args.command in daemons.NAMES:
+        return daemons.run(args, configuration, environ)
     command: Callable[[argparse.Namespace, Asking], int] = args.run
-    return command(args, Asking(console, configuration, environ))
+    return command(args, Asking(console, configuration, environ, _sudo_uid(environ)))
+
+
+def _sudo_uid(environ: Mapping[str, str]) -> int | None:
+    """Who had this done with sudo(8), as it says; anybody can set that, so it is reported as a claim."""
+    text = environ.get("SUDO_UID", "")
+    is_number = text.isascii() and text.isdigit() and len(text) <= UID_DIGITS_MAX
+    return int(text) if is_number and int(text) <= UID_MAX else None
 
 
 def _receipt_of(args: argparse.Namespace, console: Console, environ: Mapping[str, str]) -> int:
@@ -85,26 +83,13 @@ def _receipt_of(args: argparse.Namespace, console: Console, environ: Mapping[str
 
     if args.paths[:1] == ["verify"]:
         return receipts.verify(args, console)
-    return receipts.receipt(args, Asking(console, config.load(args.archive), environ))
-
-
-def _common(archive: str, level: str, *, as_json: bool | str) -> argparse.ArgumentParser:
-    common = argparse.ArgumentParser(add_help=False)
-    common.add_argument(
-        "--archive",
-        metavar="DIR",
-        default=archive,
-        help=f"the archive (or VNA_ARCHIVE; otherwise {ARCHIVE_DEFAULT})",
-    )
-    common.add_argument("--json", action="store_true", default=as_json, help="answer with one JSON document")
-    common.add_argument("--log-level", default=level, choices=["debug", "info", "warning", "error"])
-    return common
+    return receipts.receipt(args, Asking(console, config.load(args.archive), environ, _sudo_uid(environ)))
 
 
 def _parser(environ: Mapping[str, str]) -> argparse.ArgumentParser:
-    common = _common(environ.get("VNA_ARCHIVE", ARCHIVE_DEFAULT), "info", as_json=False)
+    common = daemons.common_of(environ)
     # an action must not put back the default of what was said before it
-    within = _common(argparse.SUPPRESS, argparse.SUPPRESS, as_json=argparse.SUPPRESS)
+    within = daemons.common(argparse.SUPPRESS, argparse.SUPPRESS, as_json=argparse.SUPPRESS)
     parser = argparse.ArgumentParser(
         prog="vna",
         description="vnafs: a share for medical images whose copies are verified",
@@ -126,10 +111,9 @@ def _parser(environ: Mapping[str, str]) -> argparse.ArgumentParser:
     init.add_argument("--encryption", choices=["on", "off"], default="off", help="of all that leaves this machine")
     init.add_argument("--recovery-key", default="", metavar="FILE", help="a new file for the key that restores it")
     init.add_argument("--key-file", default="", metavar="FILE", help="a key or passphrase of your own; made if missing")
-    for name, about in (("mount", "serve the tree"), ("tierd", "seal, pack, replicate, evict and recall")):
-        daemon = command(name, f"{about}, in the foreground")
-        daemon.add_argument("--fault", metavar="POINT=kill[:COUNT]", help="for tests: die at a named point")
-    command("serve", "mount and tierd together in the foreground; what dies is started again")
+    daemons.add(command)
+    command("unmount", "take away what is mounted, of an archive that nobody serves", service.unmount)
+    _service(command("service", "systemd units for this archive"), within)
 
     status = command("status", "show the archive, or one file or folder", files.status)
     status.add_argument("path", nargs="?", metavar="PATH")
@@ -153,6 +137,9 @@ def _parser(environ: Mapping[str, str]) -> argparse.ArgumentParser:
     _repository(command("repository", "top-level directories and their rules"), within)
     _target(command("target", "where copies go"), within)
     _mirror(command("mirror", "where files go as they are, for other software"), within)
+    _share(command("share", "what Samba and NFS servers show to whom"), within)
+    _domain(command("domain", "this machine in an Active Directory domain"), within)
+    _quarantine(command("quarantine", "damaged bytes that were kept when they were replaced"), within)
     return parser
 
 
@@ -183,7 +170,9 @@ def _retention(command: Command, within: argparse.ArgumentParser) -> None:
     retain.add_argument("--reason", metavar="TEXT", help="why, which is kept")
     shown = command("retention", "show what protects a file, or files in a folder", retention.show)
     shown.add_argument("path", nargs="?", metavar="PATH")
-    shown.add_argument("--audit", action="store_true", help="show what was done about retention and holds, and why")
+    shown.add_argument(
+        "--audit", action="store_true", help="show what was done about what protects files, by whom and why"
+    )
     actions = command("hold", "legal holds").add_subparsers(dest="action", required=True, metavar="ACTION")
     for name, run in (("add", retention.add_hold), ("remove", retention.remove_hold)):
         action = actions.add_parser(name, parents=[within])
@@ -234,7 +223,10 @@ def _receipt(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", metavar="NAME", help="write NAME.json and NAME.html")
     parser.add_argument("--timeout", type=float, default=30.0, metavar="SECONDS", help="wait so long for copies (30)")
     parser.add_argument("--public-key", action="store_true", help="print the key that verifies receipts")
-    parser.add_argument("--key", metavar="PUBLIC", help="to verify: that key, in a file")
+    parser.add_argument(
+        "--public-keys", action="store_true", help="print every key that there ever was, and when receipts had it"
+    )
+    parser.add_argument("--key", metavar="PUBLIC", help="to verify: that key, or all of them, in a file")
     parser.add_argument("--timestamp-ca", metavar="FILE", help="to verify: certificates that a timestamp must lead to")
 
 
@@ -274,6 +266,11 @@ def _repository(parser: argparse.ArgumentParser, common: argparse.ArgumentParser
                 ("--autocommit-after", "commit files by themselves after so long without a change; 0s: never"),
             ):
                 action.add_argument(option, default=None, metavar="LENGTH", help=about)
+            for option, metavar, about in (
+                ("--quota-bytes", "SIZE", "what its files may have together, as 500G or 10T; none for no limit"),
+                ("--quota-files", "N", "how many files, folders and links it may have; none for no limit"),
+            ):
+                action.add_argument(option, default=None, metavar=metavar, help=about)
             action.add_argument("--tripwire-per-minute", type=int, default=None, metavar="N", help="how much (5000)")
             if fresh:
                 action.add_argument(
@@ -339,6 +336,91 @@ def _mirror(parser: argparse.ArgumentParser, common: argparse.ArgumentParser) ->
         action.add_argument("name", metavar="NAME")
         action.set_defaults(run=run)
     actions.add_parser("list", parents=[common]).set_defaults(run=mirrors.every)
+
+
+def _share(parser: argparse.ArgumentParser, common: argparse.ArgumentParser) -> None:
+    actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
+    add = actions.add_parser("add", parents=[common], help="name a share; `render` writes what servers read")
+    add.add_argument("name", metavar="NAME", help="as clients of SMB see it")
+    add.add_argument("place", metavar="REPOSITORY[/FOLDER]")
+    add.add_argument("--protocol", required=True, choices=PROTOCOLS)
+    add.add_argument("--read-only", action="store_true")
+    about = "an address or network that may use it, for NFS also as 'HOST ro'; repeatable"
+    add.add_argument("--host", dest="hosts", action="append", default=[], metavar="HOST", help=about)
+    about = "although SMB and NFS both write there, because of this"
+    add.add_argument("--both-write-because", default="", metavar="REASON", help=about)
+    smb = add.add_argument_group("SMB")
+    about = "a user or @group that may use it; repeatable, all that can log in unless told"
+    smb.add_argument("--user", dest="users", action="append", default=[], metavar="USER", help=about)
+    smb.add_argument("--case-sensitive", action="store_true", help="A.dcm and a.dcm are two names")
+    smb.add_argument("--encryption", choices=ENCRYPTIONS, help="required: refuse clients that cannot")
+    about = "do not show what was as Previous Versions"
+    smb.add_argument("--no-previous-versions", dest="previous_versions", action="store_false", help=about)
+    nfs = add.add_argument_group("NFS")
+    nfs.add_argument("--squash", choices=SQUASHES, help="whose requests are nobody's or the owner's (root)")
+    nfs.add_argument("--owner", default="", metavar="UID:GID", help="of squashed requests; nobody unless told")
+    about = "how clients prove who they are, best first; repeatable (sys)"
+    nfs.add_argument("--security", action="append", choices=SECURITIES, help=about)
+    nfs.add_argument("--nfs-version", dest="versions", action="append", choices=NFS_VERSIONS, help="repeatable (both)")
+    add.set_defaults(run=shares.add)
+    remove = actions.add_parser("remove", parents=[common])
+    remove.add_argument("name", metavar="NAME")
+    remove.set_defaults(run=shares.remove)
+    actions.add_parser("list", parents=[common]).set_defaults(run=shares.every)
+    about = "an account of this machine for one share, for the day when the domain is away"
+    glass = actions.add_parser("break-glass", parents=[common], help=about)
+    glass.add_argument("name", metavar="NAME", help="the share")
+    about = "what it is called; its password is asked for, or the first line of standard input"
+    glass.add_argument("--account", default="", metavar="NAME", help=about)
+    glass.add_argument("--remove", action="store_true", help="the share has none any more")
+    glass.set_defaults(run=shares.break_glass)
+    about = "write smb.conf, exports and ganesha.conf; the same shares always give the same bytes"
+    render = actions.add_parser("render", parents=[common], help=about)
+    render.add_argument("--into", default="", metavar="DIR", help="instead of the folder that vnafs.toml names")
+    render.add_argument("--check", action="store_true", help="write nothing; 1 when something there differs")
+    render.set_defaults(run=shares.render)
+
+
+def _service(parser: argparse.ArgumentParser, common: argparse.ArgumentParser) -> None:
+    actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
+    about = "write vnafs.service and vnafs-mount.service; the same archive always gives the same bytes"
+    render = actions.add_parser("render", parents=[common], help=about)
+    render.add_argument("--into", required=True, metavar="DIR", help="for example /etc/systemd/system")
+    render.add_argument("--check", action="store_true", help="write nothing; 1 when something there differs")
+    render.set_defaults(run=service.render)
+
+
+def _domain(parser: argparse.ArgumentParser, common: argparse.ArgumentParser) -> None:
+    actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
+    join = actions.add_parser("join", parents=[common], help="become a member, with Kerberos and fixed ids")
+    for option, metavar, about in (
+        ("--realm", "NAME", "the domain's name in DNS; this and what follows is kept in vnafs.toml"),
+        ("--workgroup", "NAME", "the domain's short name"),
+        ("--machine", "NAME", "what this machine is called in it"),
+        ("--unit", "PATH", "where its account is made, as Servers/Imaging"),
+    ):
+        join.add_argument(option, default="", metavar=metavar, help=about)
+    join.set_defaults(run=domains.join)
+    leave = actions.add_parser("leave", parents=[common], help="be a member no more")
+    leave.add_argument("--keep-account", action="store_true", help="the domain keeps it, disabled")
+    leave.set_defaults(run=domains.leave)
+    for action in (join, leave):
+        who = action.add_mutually_exclusive_group(required=True)
+        about = "who may do that in the domain; the password is asked for, or the first line of standard input"
+        who.add_argument("--user", default="", metavar="NAME", help=about)
+        who.add_argument(
+            "--tickets", default="", metavar="FILE", help="instead: a Kerberos cache, as kinit(1) makes it"
+        )
+    actions.add_parser("status", parents=[common]).set_defaults(run=domains.status)
+
+
+def _quarantine(parser: argparse.ArgumentParser, common: argparse.ArgumentParser) -> None:
+    actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
+    actions.add_parser("list", parents=[common]).set_defaults(run=quarantine.every)
+    remove = actions.add_parser("remove", parents=[common])
+    remove.add_argument("ids", nargs="*", metavar="ID", help="as `vna quarantine list` shows it")
+    remove.add_argument("--all", action="store_true", help="everything that is there")
+    remove.set_defaults(run=quarantine.remove)
 
 
 if __name__ == "__main__":

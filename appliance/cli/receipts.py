@@ -10,8 +10,13 @@ from typing import Any
 
 from appliance.cli.asking import Asking
 from appliance.cli.console import Console, printable
-from vnafs.domain.errors import AlreadyExists, InvalidArgument, NotFound, RequestInvalid, VnaError
-from vnafs.receipts import erasurepage, jws, keys, page
+from appliance.keys import is_encrypted
+from vnafs import store as archive_store
+from vnafs.domain.errors import AlreadyExists, InvalidArgument, NotFound, NotYet, RequestInvalid, VnaError
+from vnafs.index.signers import LABELS
+from vnafs.receipts import erasurepage, jws, keys, page, publickeys
+from vnafs.receipts.document import moment
+from vnafs.receipts.publickeys import PublicKey
 
 POLL_SECONDS = 0.5
 DONE, NOT_YET = 0, 1
@@ -19,6 +24,8 @@ DONE, NOT_YET = 0, 1
 
 def receipt(args: argparse.Namespace, asking: Asking) -> int:
     """Write a receipt and its page; 0 when everything in it is safe to delete at the sender."""
+    if args.public_keys:
+        return _history(asking)
     if args.public_key:
         return _public_key(asking)
     if not args.paths:
@@ -77,7 +84,7 @@ def _show(console: Console, payload: Mapping[str, Any], answer: Mapping[str, Any
     if answer["key_is_new"]:
         console.say(
             "This archive has a new key for receipts; `vna receipt --public-key` prints what verifies them. Receipts "
-            "from before verify with the key from before."
+            "from before verify with the key from before; `vna receipt --public-keys` prints all there ever were."
         )
     if answer["no_timestamp"]:
         console.say(f"No timestamp by a third party: {printable(answer['no_timestamp'])}.")
@@ -91,11 +98,52 @@ def _show(console: Console, payload: Mapping[str, Any], answer: Mapping[str, Any
     console.say(f"Written: {', '.join(map(printable, written))}")
 
 
+def _public_keys(asking: Asking) -> list[PublicKey]:
+    """Every key that receipts of the archive were signed with; the last one signs now. Raises NotYet."""
+    configuration = asking.configuration
+    rows = archive_store.signers_of(configuration.archive)
+    known = [
+        PublicKey(
+            publickeys.from_bytes(row.public),
+            moment(row.since),
+            moment(row.until) if row.until else "",
+            LABELS[row.reason],
+            row.told,
+        )
+        for row in rows
+    ]
+    if not known and is_encrypted(configuration):
+        raise NotYet(what="The key of receipts", why="it is on record once the archive has been started")
+    if not known:
+        known = [PublicKey(keys.ensure(configuration.folder("keys"))[0].public_key())]
+    return known
+
+
 def _public_key(asking: Asking) -> int:
-    key = keys.ensure(asking.configuration.folder("keys"))[0].public_key()
-    pem = keys.public_pem(key)
+    key = _public_keys(asking)[-1].key
+    pem = publickeys.pem(key)
     answer = {"pem": pem, "jwk": jws.jwk(key), "key": jws.key_id(key)}
     asking.console.result(answer, lambda: asking.console.say(pem.rstrip()))
+    return DONE
+
+
+def _history(asking: Asking) -> int:
+    """All public keys there ever were, as a file that `verify --key` takes."""
+    known = _public_keys(asking)
+    text = publickeys.text(known)
+    rows = [
+        {
+            "key": one.name,
+            "jwk": jws.jwk(one.key),
+            "pem": publickeys.pem(one.key),
+            "from": one.since,
+            "until": one.until or None,
+            "why": one.why,
+            "told_by_target": one.told,
+        }
+        for one in known
+    ]
+    asking.console.result({"pem": text, "keys": rows}, lambda: asking.console.say(text.rstrip()))
     return DONE
 
 
@@ -114,6 +162,13 @@ def verify(args: argparse.Namespace, console: Console) -> int:
     def show() -> None:
         what = f"erasure {payload['erasure']}" if is_erasure else f"receipt {payload['receipt']}"
         console.say(f"The signature is right: archive {payload['archive']}, {what}.")
+        if found.key.since:
+            console.say(f"The archive signed with this key from {found.key.since} until {found.key.until or 'now'}.")
+        if found.key.told:
+            console.say(
+                "warning: this key is known only from a target that is not encrypted; whoever could write there could "
+                "have put it. Compare it with a public key that you had from the archive before it was restored."
+            )
         if found.stamp is None:
             console.say("No timestamp by a third party.")
         else:
@@ -125,5 +180,11 @@ def verify(args: argparse.Namespace, console: Console) -> int:
         verdict = "Safe" if payload["safe_to_delete"] is True else f"Not safe ({payload['files_not_safe']} files)"
         console.say(f"{verdict} to delete at the sender, as of {payload['as_of']}: {len(payload['files'])} files.")
 
-    console.result({"receipt": payload, "timestamp": stamp}, show)
+    key = {
+        "key": found.key.name,
+        "from": found.key.since or None,
+        "until": found.key.until or None,
+        "told_by_target": found.key.told,
+    }
+    console.result({"receipt": payload, "timestamp": stamp, "key": key}, show)
     return DONE if is_well else NOT_YET

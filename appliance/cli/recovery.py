@@ -17,9 +17,10 @@ from appliance.cli.archives import HEADER, write
 from appliance.cli.asking import Asking
 from appliance.cli.console import Console, printable
 from appliance.config import Configuration
+from appliance.control import peers
 from appliance.daemons import supervisor
 from vnafs import store as archive_store
-from vnafs.content import keyring
+from vnafs.content import keyring, manifest
 from vnafs.content.keyring import Unlocked
 from vnafs.domain.clock import NANOSECONDS, SystemClock
 from vnafs.domain.errors import AlreadyExists, ConfigurationInvalid, Damaged, KeyMissing, Refused
@@ -94,10 +95,11 @@ def _tables(document: tomlkit.TOMLDocument, key: str) -> list[dict[str, Any]]:
 def _restore(
     args: argparse.Namespace, console: Console, environ: Mapping[str, str], archive: str, source: Target
 ) -> int:
-    from vnafs.upkeep import restore as work  # noqa: PLC0415 - no other command needs it
+    from vnafs.upkeep import plan  # noqa: PLC0415 - no other command needs them
+    from vnafs.upkeep import restore as work  # noqa: PLC0415 - as above
 
     unlocked = _unlocked(source, args.key, may_be_older=args.older_key)
-    secrets = None if unlocked is None else work.secrets_of(unlocked)
+    secrets = None if unlocked is None else plan.secrets_of(unlocked)
     _choose(
         work.configuration(source, secrets), args, archive
     )  # before the long work, which a mistake would make futile
@@ -116,13 +118,14 @@ def _restore(
                 progress=lambda what, done, total: advance(done, total, what),
                 secrets=secrets,
             )
+        # the file of the first key was on the lost machine alone; what was in a keyring is back
+        unlocked, key_is_new = archive_store.sign_after_restore(archive, store, unlocked, clock=SystemClock())
         with namespace.read() as reader:
             wanting = {row.name: row.copies_min for row in repositories.every(reader) if row.copies_min > 1}
     finally:
         namespace.close()
         store.close()
     chosen = _choose(report.configuration, args, archive)
-    archive_store.make_receipt_key(archive)  # the first one was on the lost machine alone
     report.problems += chosen.problems
     if unlocked is not None:
         keys.settle(chosen.configuration, unlocked)
@@ -142,6 +145,7 @@ def _restore(
         "targets_left_out": [name for name, _ in chosen.left_out],
         "mirrors_left_out": [name for name, _ in chosen.mirrors],
         "repositories_wanting_copies": wanting,
+        "receipt_key_is_new": key_is_new,
         "seconds": round(seconds, 1),
     }
 
@@ -179,9 +183,11 @@ def _restore(
             f"{report.files} files are back in {archive}, as recorded {round(age)} seconds ago ({seconds:.1f} s). "
             "Bytes come when they are read; copies are verified in the background."
         )
-        console.say(
-            "Receipts are signed with a new key from now on: `vna receipt --public-key` prints what verifies it."
-        )
+        if key_is_new:
+            console.say(
+                "Receipts are signed with a new key from now on: `vna receipt --public-key` prints what verifies them. "
+                "`vna receipt --public-keys` prints those of earlier ones too, as this target has them."
+            )
 
     console.result(answer, show)
     if args.serve:
@@ -244,6 +250,8 @@ def adopt(_: argparse.Namespace, asking: Asking) -> int:
     from vnafs.upkeep import adopt as work  # noqa: PLC0415
 
     configuration: Configuration = asking.configuration
+    by = peers.actor(os.geteuid(), asking.on_behalf_of)
+    secrets = _own_secrets(configuration, asking.environ)
     namespace = archive_store.open_namespace(configuration.archive)
     try:
         store = archive_store.open_store(configuration.archive)
@@ -262,7 +270,7 @@ def adopt(_: argparse.Namespace, asking: Asking) -> int:
                 for t in configuration.targets
                 if TargetName(t.name) in numbers
             }
-            report = work.adopt(namespace, store, places, clock=SystemClock())
+            report = work.adopt(namespace, store, places, clock=SystemClock(), by=by, secrets=secrets)
         finally:
             store.close()
     finally:
@@ -275,3 +283,13 @@ def adopt(_: argparse.Namespace, asking: Asking) -> int:
         ),
     )
     return 0
+
+
+def _own_secrets(configuration: Configuration, environ: Mapping[str, str]) -> manifest.Keys | None:
+    """The keys of this archive's manifests; None where nothing is encrypted. Raises KeyWrong, ConfigurationInvalid."""
+    from vnafs.upkeep import plan  # noqa: PLC0415 - as above
+
+    secret = keys.secret(configuration, environ)
+    if secret is None:
+        return None
+    return plan.secrets_of(keyring.unlock(keyfile.load(configuration.folder("keys")), secret))

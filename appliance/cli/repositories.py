@@ -8,6 +8,7 @@ from typing import Any
 
 from appliance import keys
 from appliance.cli import console as shown
+from appliance.cli import sizes
 from appliance.cli.asking import Asking
 from appliance.cli.retention import length, length_seconds
 from vnafs.domain.errors import Refused
@@ -64,6 +65,8 @@ def _rules(args: argparse.Namespace) -> dict[str, Any]:
         "tripwire": args.tripwire,
         "tripwire_per_minute": args.tripwire_per_minute,
         "reset_tripwire": getattr(args, "reset_tripwire", False),
+        "quota_bytes": None if args.quota_bytes is None else sizes.size_bytes(args.quota_bytes),
+        "quota_files": None if args.quota_files is None else sizes.number(args.quota_files),
         "retention": args.retention,
         "retention_seconds": None if args.retain_for is None else length_seconds(args.retain_for),
         "autocommit_seconds": None if args.autocommit_after is None else length_seconds(args.autocommit_after),
@@ -78,6 +81,7 @@ def _show(asking: Asking, rows: Sequence[Mapping[str, Any]]) -> None:
             "acknowledgement",
             "copies",
             "encrypted",
+            "used",
             "recall a day",
             "versions kept",
             "tripwire",
@@ -89,6 +93,7 @@ def _show(asking: Asking, rows: Sequence[Mapping[str, Any]]) -> None:
                 row["acknowledgement"],
                 row["copies_min"],
                 "yes" if row["encrypted"] else "NO",
+                _used(row),
                 _budget(row),
                 f"{row['versions_kept_seconds'] / DAY_SECONDS:g} days",
                 "TOUCHED" if row["tripped_ns"] else row["tripwire"],
@@ -97,6 +102,15 @@ def _show(asking: Asking, rows: Sequence[Mapping[str, Any]]) -> None:
             for row in rows
         ],
     )
+
+
+def _used(row: Mapping[str, Any]) -> str:
+    size_bytes, files = shown.size(row["used_bytes"]), str(row["used_files"])
+    if row["quota_bytes"]:
+        size_bytes += f" of {shown.size(row['quota_bytes'])}"
+    if row["quota_files"]:
+        files += f" of {row['quota_files']}"
+    return f"{size_bytes}, {files} files"
 
 
 def _retention(row: Mapping[str, Any]) -> str:

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from appliance.cli import moments
+from appliance.cli.actors import said
 from appliance.cli.asking import Asking
 from appliance.cli.console import printable
 from vnafs.domain.errors import InvalidArgument, NotFound
@@ -74,7 +75,7 @@ def retain(args: argparse.Namespace, asking: Asking) -> int:
 
 
 def show(args: argparse.Namespace, asking: Asking) -> int:
-    """Show what protects a file, or every protected file in a folder; with --audit what was done, and why."""
+    """Show what protects a file, or every protected file in a folder; with --audit what was done, by whom and why."""
     if args.audit:
         return _audit(asking)
     if args.path is None:
@@ -94,8 +95,8 @@ def show(args: argparse.Namespace, asking: Asking) -> int:
             asking.console.say("Nothing there is retained or held.")
             return
         asking.console.table(
-            ["path", "retention", "until", "holds"],
-            [[row["path"], *shown(row)] for row in rows],
+            ["path", "retention", "until", "holds", "by"],
+            [[row["path"], *shown(row), said(row["who"])] for row in rows],
         )
 
     asking.console.result(rows, table)
@@ -118,15 +119,22 @@ def _audit(asking: Asking) -> int:
     asking.console.result(
         rows,
         lambda: asking.console.table(
-            ["when", "inode", "what", "reason"],
-            [[moments.shown(row["at_ns"]), row["inode"], _action(row), row["reason"]] for row in rows],
+            ["when", "who", "inode", "what", "reason"],
+            [
+                [moments.shown(row["at_ns"]), said(row.get("who")), row["inode"], _action(row), row.get("reason", "")]
+                for row in rows
+            ],
         ),
     )
     return DONE
 
 
 def _action(row: Mapping[str, Any]) -> str:
-    return f"{row['action']} {row['id']}" if "id" in row else str(row["action"])
+    """What was done; of changed rules which, and of many files how many."""
+    more = [row["id"]] if "id" in row else []
+    more += [f"{name} {before} to {now}" for name, (before, now) in sorted(row.get("changed", {}).items())]
+    more += [f"{row['files']} files"] if row.get("files", 1) != 1 else []
+    return f"{row['action']} {', '.join(more)}".rstrip()
 
 
 # -- holds -------------------------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""Tables of vnafs.toml that commands add and remove: `[[target]]` and `[[mirror]]`."""
+"""Tables of vnafs.toml that commands add and remove: `[[target]]`, `[[mirror]]` and `[[share]]`; and `[domain]`."""
 
 from __future__ import annotations
 
@@ -11,7 +11,11 @@ from tomlkit.items import AoT
 from appliance import config
 from appliance.cli.archives import write
 from appliance.cli.asking import Asking
+from appliance.config import Configuration
 from vnafs.domain.errors import DaemonUnreachable
+
+FOLLOWED = frozenset({"target", "mirror"})
+"""By tierd, at once."""
 
 
 def add(asking: Asking, kind: str, values: Mapping[str, Any]) -> None:
@@ -38,6 +42,35 @@ def remove(asking: Asking, kind: str, name: str) -> bool:
     return _replace(asking, kind, document)
 
 
+def put(asking: Asking, name: str, values: Mapping[str, Any]) -> None:
+    """Set keys of a table that there is once, such as `[domain]`. Raises ConfigurationInvalid."""
+    _replace(asking, name, _updated(asking, name, values))
+
+
+def with_keys(asking: Asking, name: str, values: Mapping[str, Any]) -> Configuration:
+    """What `put` would make of the configuration; writes nothing. Raises ConfigurationInvalid."""
+    return _parsed(asking, _updated(asking, name, values))
+
+
+def set_key(asking: Asking, kind: str, name: str, key: str, value: str) -> None:
+    """Of the one of that name, which is there; an empty *value* leaves the key out. Raises ConfigurationInvalid."""
+    document = _read(asking)
+    for table in document[kind]:
+        if table["name"] == name:
+            table.pop(key, None)
+            if value:
+                table[key] = value
+    _replace(asking, kind, document)
+
+
+def _updated(asking: Asking, name: str, values: Mapping[str, Any]) -> tomlkit.TOMLDocument:
+    document = _read(asking)
+    if name not in document:
+        document[name] = tomlkit.table()
+    document[name].update(values)
+    return document
+
+
 def _table(values: Mapping[str, Any]) -> tomlkit.items.Table:
     table = tomlkit.table()
     table.update(values)
@@ -49,10 +82,16 @@ def _read(asking: Asking) -> tomlkit.TOMLDocument:
         return tomlkit.load(stream)
 
 
-def _replace(asking: Asking, kind: str, document: tomlkit.TOMLDocument) -> bool:
+def _parsed(asking: Asking, document: tomlkit.TOMLDocument) -> Configuration:
     configuration = asking.configuration
-    config.parse(document.unwrap(), archive=configuration.archive, file=configuration.file)
-    write(configuration.file, document)
+    return config.parse(document.unwrap(), archive=configuration.archive, file=configuration.file)
+
+
+def _replace(asking: Asking, kind: str, document: tomlkit.TOMLDocument) -> bool:
+    _parsed(asking, document)
+    write(asking.configuration.file, document)
+    if kind not in FOLLOWED:
+        return False
     try:
         asking.tierd().call(f"{kind}s.reload")
     except DaemonUnreachable:

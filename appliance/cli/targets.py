@@ -66,13 +66,14 @@ def every(_: argparse.Namespace, asking: Asking) -> int:
     asking.console.result(
         rows,
         lambda: asking.console.table(
-            ["target", "url", "reachable", "packs waiting", "why"],
+            ["target", "url", "reachable", "packs waiting", "removals", "why"],
             [
                 [
                     row["name"],
                     row["url"],
                     {True: "yes", False: "no", None: "tierd is not running"}[row["reachable"]],
                     row.get("packs_waiting", ""),
+                    row.get("removals_queued", ""),
                     row["why"],
                 ]
                 for row in rows

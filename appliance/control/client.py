@@ -15,10 +15,14 @@ from vnafs.domain.errors import DaemonUnreachable
 class ControlClient:
     """Asks one daemon. Safe for several threads: each has its own connection."""
 
-    def __init__(self, path: str, daemon: str, *, timeout_seconds: float | None = 60.0) -> None:
+    def __init__(
+        self, path: str, daemon: str, *, timeout_seconds: float | None = 60.0, on_behalf_of: int | None = None
+    ) -> None:
+        """*on_behalf_of* is the user for whom this process says to ask; the daemon notes it as a claim."""
         self._path = path
         self._daemon = daemon
         self._timeout_seconds = timeout_seconds
+        self._claim = {} if on_behalf_of is None else {"on_behalf_of": on_behalf_of}
         self._local = threading.local()
 
     def call(
@@ -44,7 +48,7 @@ class ControlClient:
     ) -> Any:
         try:
             connection, lines = self._connect()
-            connection.sendall(wire.encode({"v": wire.VERSION, "method": method, "params": params}))
+            connection.sendall(wire.encode({"v": wire.VERSION, "method": method, "params": params, **self._claim}))
             while True:
                 message = wire.decode(_line(lines))
                 if "event" not in message:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from appliance.control import wire
-from appliance.control.server import Method
+from appliance.control.server import Asker, Method
 from appliance.control.tree import Run
 from vnafs.domain.errors import InvalidArgument
 from vnafs.domain.ids import Inode, RepositoryId
@@ -23,8 +23,9 @@ def erasure_methods(filesystem: Filesystem, run: Run) -> list[Method]:
         repository, wanted = RepositoryId(params["repository"]), _wanted(params)
         return [list(why) for why in run(lambda: erasures.refusals(repository, wanted))]
 
-    def begin(params: Mapping[str, Any], _: object) -> dict[str, Any]:
-        return shown(run(lambda: erasures.begin(RepositoryId(params["repository"]), str(params["reason"]))))
+    def begin(params: Mapping[str, Any], asker: Asker) -> dict[str, Any]:
+        repository, reason = RepositoryId(params["repository"]), str(params["reason"])
+        return shown(run(lambda: erasures.begin(repository, reason, asker.who)))
 
     def add(params: Mapping[str, Any], _: object) -> list[list[str]]:
         number, wanted = number_of(params["id"]), _wanted(params)

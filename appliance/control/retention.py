@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from appliance.control import wire
-from appliance.control.server import Method
+from appliance.control.server import Asker, Method
 from appliance.control.tree import Run
 from vnafs.domain.errors import NotFound
 from vnafs.domain.ids import Inode
@@ -21,7 +21,7 @@ def retention_methods(filesystem: Filesystem, run: Run) -> list[Method]:
     """Their declarations; *run* runs work where the tree may be touched."""
     retentions = filesystem.retentions
 
-    def retain(params: Mapping[str, Any], _: object) -> list[bool]:
+    def retain(params: Mapping[str, Any], asker: Asker) -> list[bool]:
         files = [(Inode(inode), Inode(place)) for inode, place in params["files"]]
         return list(
             run(
@@ -31,6 +31,7 @@ def retention_methods(filesystem: Filesystem, run: Run) -> list[Method]:
                     seconds=params.get("seconds"),
                     shorten=bool(params.get("shorten")),
                     reason=str(params.get("reason") or ""),
+                    by=asker.who,
                 )
             )
         )
@@ -49,13 +50,13 @@ def retention_methods(filesystem: Filesystem, run: Run) -> list[Method]:
 
         return list(run(look))
 
-    def add(params: Mapping[str, Any], _: object) -> dict[str, Any]:
+    def add(params: Mapping[str, Any], asker: Asker) -> dict[str, Any]:
         inode, name, reason = Inode(params["inode"]), str(params["id"]), str(params["reason"])
-        return held(run(lambda: retentions.hold(inode, name, reason)))
+        return held(run(lambda: retentions.hold(inode, name, reason, asker.who)))
 
-    def remove(params: Mapping[str, Any], _: object) -> None:
+    def remove(params: Mapping[str, Any], asker: Asker) -> None:
         inode, name, reason = Inode(params["inode"]), str(params["id"]), str(params["reason"])
-        run(lambda: retentions.release(inode, name, reason))
+        run(lambda: retentions.release(inode, name, reason, asker.who))
 
     def every(_: Mapping[str, Any], __: object) -> list[dict[str, Any]]:
         return [
@@ -85,6 +86,7 @@ def guarded(found: Guarded) -> dict[str, Any]:
         "mode": None if retention is None else retention.mode.value,
         "until_ns": None if retention is None else retention.until_ns,
         "since_ns": None if retention is None else retention.since_ns,
+        "who": None if retention is None else retention.by.shown(),
         "over": found.is_over,
         "holds": [held(hold) for hold in found.holds],
     }

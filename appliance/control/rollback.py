@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from appliance.control import wire
-from appliance.control.server import Emit, Method
+from appliance.control.server import Asker, Emit, Method
 from appliance.control.tree import Run
 from vnafs.domain.errors import Refused
 from vnafs.domain.ids import RepositoryId
@@ -39,9 +39,9 @@ def rollback_methods(filesystem: Filesystem, run: Run, *, sleep: Callable[[float
             },
         }
 
-    def rollback(params: Mapping[str, Any], emit: Emit) -> dict[str, Any]:
+    def rollback(params: Mapping[str, Any], emit: Asker) -> dict[str, Any]:
         number = run(lambda: repositories.named(str(params["name"]))).id
-        run(lambda: rollbacks.begin(number, int(params["to_ns"])))
+        run(lambda: rollbacks.begin(number, int(params["to_ns"]), emit.who))
         told = time.monotonic()
         while _is_under_way(number):
             if not run(rollbacks.step) and _is_under_way(number):

@@ -1,5 +1,8 @@
 """A control socket's serving side: a bounded number of threads, one connection each.
 
+Every request for a method that is audited leaves one line in the log: who asked, as the kernel says, for what, and what
+became of it.
+
 Which thread a method's work runs in is the daemon's choice: `run` is called with the work and returns its result
 (mount hands it to its event loop, tierd runs it where it is).
 """
@@ -9,16 +12,17 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import errno
+import functools
 import logging
 import os
 import socket
-import struct
 import threading
 import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from appliance.control import wire
+from appliance.control import peers, wire
+from vnafs.domain.actors import Actor, Door
 from vnafs.domain.errors import ArchiveBusy, NoSpace, RequestInvalid, VnaError
 
 log = logging.getLogger(__name__)
@@ -31,16 +35,29 @@ Emit = Callable[[Mapping[str, Any]], None]
 """Sends one event line to whoever asked."""
 
 
+class Asker:
+    """Whoever asked: takes event lines, and is who the kernel says."""
+
+    def __init__(self, connection: socket.socket, who: Actor) -> None:
+        self._connection = connection
+        self.who = who
+        """With a name only where the method is audited: names may take a while."""
+
+    def __call__(self, event: Mapping[str, Any]) -> None:
+        """Send one event line."""
+        self._connection.sendall(wire.encode({"event": event}))
+
+
 @dataclasses.dataclass(frozen=True, slots=True)
 class Method:
     """One thing that can be asked for, declared with who may ask and how it is audited."""
 
     name: str
-    call: Callable[[Mapping[str, Any], Emit], Any]
+    call: Callable[[Mapping[str, Any], Asker], Any]
     role: str = "operator"
     """viewer < operator < administrator; the sockets' own users are administrators."""
     audit: str = ""
-    """`source:subject:action`, empty for what only reads."""
+    """`source:subject:action`, empty for what only reads, and for what daemons ask of each other all the time."""
 
 
 class ControlServer:
@@ -74,20 +91,21 @@ class ControlServer:
                 log.warning("control.accept_failed", extra={"why": str(problem)})
                 time.sleep(ACCEPT_AGAIN_SECONDS)
                 continue
-            if not _same_user(connection):
+            uid = peers.uid_of(connection)
+            if uid not in {0, os.geteuid()}:
                 connection.close()
                 self._places.release()
-                log.warning("control.peer_refused")
+                log.warning("control.peer_refused", extra={"uid": uid})
                 continue
-            threading.Thread(target=self._serve, args=(connection,), name="control-peer", daemon=True).start()
+            threading.Thread(target=self._serve, args=(connection, uid), name="control-peer", daemon=True).start()
 
-    def _serve(self, connection: socket.socket) -> None:
+    def _serve(self, connection: socket.socket, uid: int) -> None:
         with self._lock:
             self._connections.add(connection)
         try:
             with connection, connection.makefile("rb") as lines:
                 while line := lines.readline(wire.LINE_BYTES_MAX):
-                    self._answer(connection, line)
+                    self._answer(connection, uid, line)
         except OSError:
             log.debug("control.peer_gone")
         finally:
@@ -96,14 +114,14 @@ class ControlServer:
                 self._done.notify_all()
             self._places.release()
 
-    def _answer(self, connection: socket.socket, line: bytes) -> None:
-        def emit(event: Mapping[str, Any]) -> None:
-            connection.sendall(wire.encode({"event": event}))
-
+    def _answer(self, connection: socket.socket, uid: int, line: bytes) -> None:
         try:
             request = wire.decode(line)
             method = self._method(request)
-            answer: Mapping[str, Any] = {"result": method.call(request.get("params") or {}, emit)}
+            claimed = peers.claim_in(request)
+            who = peers.actor(uid, claimed) if method.audit else Actor(Door.COMMAND, uid)
+            call = functools.partial(method.call, request.get("params") or {}, Asker(connection, who))
+            answer: Mapping[str, Any] = {"result": _audited(method, who, call) if method.audit else call()}
         except VnaError as problem:
             answer = wire.error(problem)
         except (KeyError, TypeError, ValueError) as problem:
@@ -196,6 +214,16 @@ def _bind(listener: socket.socket, path: str) -> None:
         os.close(reserve)
 
 
-def _same_user(connection: socket.socket) -> bool:
-    _, uid, _ = struct.unpack("3i", connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
-    return uid in {0, os.geteuid()}
+def _audited(method: Method, who: Actor, call: Callable[[], Any]) -> Any:
+    """Its result, with one line in the log whatever becomes of it."""
+    outcome = "failed"
+    try:
+        result = call()
+        outcome = "done"
+    except VnaError as problem:
+        outcome = problem.code
+        raise
+    finally:
+        level = logging.WARNING if method.role == "administrator" else logging.INFO
+        log.log(level, "control.audited", extra={"deed": method.audit, "who": who.shown(), "outcome": outcome})
+    return result

@@ -10,7 +10,8 @@ import itertools
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from appliance.control import wire
+from appliance.control import quarantine, wire
+from appliance.control.erasure import shown as erasure_shown
 from appliance.control.server import Emit, Method
 from vnafs.domain.clock import NANOSECONDS, Clock, Instant
 from vnafs.domain.copies import CopyState
@@ -27,8 +28,10 @@ from vnafs.pipeline.runner import Tiering
 from vnafs.targets.verifying import verify
 from vnafs.upkeep.collect import Collector
 from vnafs.upkeep.manifests import Manifests
+from vnafs.upkeep.pending import pending
 from vnafs.upkeep.renewal import Renewal
 from vnafs.upkeep.scrub import Scrub
+from vnafs.upkeep.signing import Signing
 
 COUNT_MAX = 1_000_000
 """Counting stops here: a status answers in a moment at any size."""
@@ -45,6 +48,7 @@ class TieringControl:
         scrub: Scrub,
         collector: Collector,
         renewal: Renewal,
+        signing: Signing,
         store: Engine,
         namespace: Engine,
         *,
@@ -57,7 +61,9 @@ class TieringControl:
         self._scrub = scrub
         self._collector = collector
         self._renewal = renewal
+        self._signing = signing
         self._store = store
+        self._namespace_rows = namespace
         self._namespace = Namespace(namespace)
         self._reload = reload
         self._clock = clock
@@ -95,6 +101,7 @@ class TieringControl:
             held = drills.every(reader)
         return {
             "files": {state.label: self._namespace.count(state, limit=COUNT_MAX) for state in states},
+            "versions_to_pack": self._namespace.count_unpacked(limit=COUNT_MAX),
             "contents": kept.rows,
             "content_bytes": kept.size_bytes,
             "packs": stored.rows,
@@ -106,7 +113,9 @@ class TieringControl:
             "manifests": self._manifests_shown(),
             "locks": {name: dataclasses.asdict(row) for name, row in list(self._renewal.progress.items())},
             "scrub": dataclasses.asdict(self._scrub.findings),
+            "quarantine": quarantine.summary(self._tiering.quarantine),
             "collected": dataclasses.asdict(self._collector.collected),
+            "erasures": self._erasures(),
             "drills": held,
             "targets": self.targets({}, __),
         }
@@ -118,6 +127,23 @@ class TieringControl:
             for row in self._namespace.repositories()
             if row.recall_bytes_per_day or row.recall_requests_per_day
         ]
+
+    def _erasures(self) -> dict[str, Any]:
+        """How many are pending, and what the oldest waits for."""
+        found = pending(self._namespace_rows, self._store)
+        if found is None:
+            return {"pending": 0, "oldest": None}
+        return {
+            "pending": found.count,
+            "oldest": {
+                **erasure_shown(found.oldest),
+                "frozen": found.is_frozen,
+                "packs_left": found.packs_left,
+                "targets": [
+                    {"name": one.target, "why": one.why, "locked_until_ns": one.until} for one in found.targets
+                ],
+            },
+        }
 
     def _manifests_shown(self) -> dict[str, Any]:
         here = self._manifests.ledger.position()
@@ -147,11 +173,15 @@ class TieringControl:
         return max(0.0, (self._clock.now() - oldest) / NANOSECONDS + self._quiet_seconds)
 
     def pending(self, params: Mapping[str, Any], _: Emit) -> dict[str, Any]:
-        """What keeps "every file is sealed and has *copies* copies" from being true, after a barrier."""
+        """What keeps "every file is sealed and has *copies* copies" from being true, after a barrier.
+
+        The same of versions that are over and still to be packed.
+        """
         wanted = int(params["copies"])
         waiting = {
             state.label: self._namespace.count(state, limit=COUNT_MAX) for state in (FileState.OPEN, FileState.SEALED)
         }
+        waiting["sealed"] += self._namespace.count_unpacked(limit=COUNT_MAX)
         with self._store.read() as reader:
             current = targets.current(reader)
             lacks = lacking(reader, wanted)
@@ -163,6 +193,7 @@ class TieringControl:
             "pack_bytes": lacks.size_bytes,
             "targets": len(current),
             "without_bytes": without_bytes,
+            "suspects": self._tiering.protector.standing.suspects,
             "done": not (waiting["open"] or waiting["sealed"] or lacks.rows or without_bytes),
         }
 
@@ -208,6 +239,7 @@ class TieringControl:
         """Other secrets, another root key, and another key for each repository. The socket is the owner's alone."""
         master, recovery = bytes.fromhex(params["master"]), bytes.fromhex(params["recovery"])
         self._keys().renew(master=master, recovery=recovery)
+        self._signing.key()  # notes that receipts have another key from now on
         self._tiering.packer.close_aged(everything=True)
         self._manifests.hurry()
         return self.keys({}, _)
@@ -215,9 +247,10 @@ class TieringControl:
     # -- files -------------------------------------------------------------------------------------------------
 
     def evict(self, params: Mapping[str, Any], _: Emit) -> dict[str, Any]:
-        """Evict inodes; refusals are listed with their reasons."""
+        """Evict inodes; refusals are listed with their reasons. `wait_seconds`: see `Evictor.evict_many`."""
         inodes = [Inode(inode) for inode in params["inodes"]]
-        decisions = self._tiering.evictor.evict_many(inodes)
+        wait_seconds = float(params.get("wait_seconds", 0.0))
+        decisions = self._tiering.evictor.evict_many(inodes, wait_seconds=wait_seconds)
         refused = [
             {"inode": inode, "why": decision.why}
             for inode, decision in zip(inodes, decisions, strict=True)
@@ -264,6 +297,7 @@ class TieringControl:
                     "size_bytes": size_bytes,
                     "mtime_ns": mtime_ns,
                     "state": candidate.state.label,
+                    "is_suspect": described.facts.is_suspect,
                     "copy_as_of": None if older is None else older.frozen.taken,
                     "after": [candidate.state.value, candidate.due, candidate.inode, candidate.version],
                 }
@@ -367,6 +401,7 @@ class TieringControl:
                         "reachable": replicator.health.reachable,
                         "why": replicator.why or self._why_not_locked(replicator.name),
                         "packs_waiting": counts.get(reader, counts.waiting(replicator.number)).rows,
+                        "removals_queued": counts.get(reader, counts.removing(replicator.number)).rows,
                         "packs_verified": counts.get(reader, counts.verified(replicator.number)).rows,
                         "capabilities": None
                         if row.capabilities is None

@@ -61,6 +61,10 @@ class TreeClient:
         rows = [[c.inode, c.version, c.state.value, c.due, due] for c, due in candidates]
         self._client.call("tree.postpone", candidates=rows)
 
+    def suspect(self, inode: Inode, version: Version) -> None:
+        """See Tree."""
+        self._client.call("tree.suspect", inode=inode, version=version)
+
     def heard(self, versions: Sequence[tuple[Inode, Version]]) -> None:
         """See Tree."""
         self._client.call("tree.heard", versions=[[inode, version] for inode, version in versions])
@@ -111,6 +115,9 @@ def tree_methods(tree: Tree, run: Run) -> list[Method]:
         ]
         run(lambda: tree.postpone(rows))
 
+    def suspect(params: Mapping[str, Any], _: object) -> None:
+        run(lambda: tree.suspect(Inode(params["inode"]), Version(params["version"])))
+
     def heard(params: Mapping[str, Any], _: object) -> None:
         versions = [(Inode(inode), Version(version)) for inode, version in params["versions"]]
         run(lambda: tree.heard(versions))
@@ -120,13 +127,14 @@ def tree_methods(tree: Tree, run: Run) -> list[Method]:
 
     return [
         Method("tree.advance", advance, role="administrator"),
-        Method("tree.evict", evict, role="operator", audit="tree:file:evicted"),
-        Method("tree.evict_many", evict_many, role="operator", audit="tree:files:evicted"),
+        Method("tree.evict", evict, role="operator"),
+        Method("tree.evict_many", evict_many, role="operator"),
         Method("tree.adopt", adopt, role="administrator"),
         Method("tree.hold", hold, role="administrator"),
         Method("tree.let_go", let_go, role="administrator"),
         Method("tree.facts", facts, role="viewer"),
         Method("tree.postpone", postpone, role="administrator"),
+        Method("tree.suspect", suspect, role="administrator"),
         Method("tree.heard", heard, role="administrator"),
         Method("tree.supersede", supersede, role="administrator", audit="tree:superseded"),
         Method("tree.fold", lambda _, __: tree.fold(), role="viewer"),
@@ -169,6 +177,7 @@ def from_facts(facts: FileFacts) -> dict[str, Any]:
         "handles_open": facts.handles_open,
         "mtime_ns": facts.mtime_ns,
         "path_hint": wire.text(facts.path_hint),
+        "is_suspect": facts.is_suspect,
     }
 
 
@@ -186,4 +195,5 @@ def to_facts(value: Mapping[str, Any]) -> FileFacts:
         handles_open=value["handles_open"],
         mtime_ns=value["mtime_ns"],
         path_hint=wire.name(value["path_hint"]),
+        is_suspect=value["is_suspect"],
     )

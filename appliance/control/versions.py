@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from appliance.control import wire
-from appliance.control.server import Method
+from appliance.control.server import Asker, Method
 from appliance.control.tree import Run
 from vnafs.fs.filesystem import Filesystem
 from vnafs.fs.versions import Shown
@@ -29,7 +29,7 @@ def version_methods(filesystem: Filesystem, run: Run) -> list[Method]:
 
         return dict(run(look))
 
-    def undelete(params: Mapping[str, Any], _: object) -> dict[str, Any]:
+    def undelete(params: Mapping[str, Any], asker: Asker) -> dict[str, Any]:
         to = params.get("to")
         return shown(
             run(
@@ -39,6 +39,7 @@ def version_methods(filesystem: Filesystem, run: Run) -> list[Method]:
                     label=params.get("version"),
                     to=None if to is None else wire.name(to),
                     replace=bool(params.get("replace")),
+                    by=asker.who,
                 )
             )
         )

@@ -8,16 +8,17 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import importlib
 import logging
 import os
 import signal
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
 import trio
 
 from appliance import system
-from appliance.config import Configuration
+from appliance.config import Configuration, load
 from appliance.control.client import ControlClient
 from appliance.control.erasure import erasure_methods
 from appliance.control.mount import mount_methods
@@ -27,17 +28,19 @@ from appliance.control.rollback import rollback_methods
 from appliance.control.server import ControlServer
 from appliance.control.tree import tree_methods
 from appliance.control.versions import version_methods
+from appliance.daemons import keeping
+from appliance.daemons.room import LOOK_SECONDS, TargetRoom
 from vnafs import store as archive_store
-from vnafs.domain.clock import SystemClock
 from vnafs.domain.copies import Copy
-from vnafs.domain.errors import DaemonUnreachable, NotFound, RecallFailed
+from vnafs.domain.errors import Busy, DaemonUnreachable, NotFound, RecallFailed, Refused, VnaError
 from vnafs.domain.faults import Faults
 from vnafs.domain.files import FileFacts, FileState
 from vnafs.domain.ids import Inode, Sha256, Span, Version
 from vnafs.fs.filesystem import Filesystem
 from vnafs.fs.settings import Settings
 from vnafs.fuse.admission import Admission
-from vnafs.fuse.pyfuse3 import MountOptions, serve, together
+from vnafs.fuse.serving import MountOptions, together
+from vnafs.local.fileclock import FileClock
 from vnafs.pipeline.held import copies_of_content
 
 log = logging.getLogger(__name__)
@@ -45,37 +48,93 @@ log = logging.getLogger(__name__)
 OPEN_FILES_KEPT = 256
 """Of the limit of open files, for the index, sockets and /dev/fuse."""
 ASK_AGAIN_SECONDS = 0.5
+HURRY = -15
+"""nice(1) of a process that takes over, until it answers."""
+START_AGAIN = 1
+"""Exit code: nothing is mounted, and the next process begins without what could not be taken over."""
 RECALLS_MAX = 96
 """Threads that may wait for tierd at once; fewer than it serves (CONNECTIONS_MAX), so that others still get through."""
 
 
-def run(configuration: Configuration, faults: Faults) -> int:
-    """Serve until SIGTERM or SIGINT. Raises ArchiveBusy and what opening an archive raises."""
+def run(configuration: Configuration, faults: Faults, *, keeper: str = "") -> int:
+    """Serve until SIGTERM or SIGINT. Raises ArchiveBusy and what opening an archive raises.
+
+    *keeper* are the words of a supervisor that keeps the mount (`keeping.given`).
+    """
     # A lease that is broken while it is held sends SIGIO, whose default is to end the process (fcntl(2)).
     signal.signal(signal.SIGIO, signal.SIG_IGN)
     archive = configuration.archive
+    end: keeping.KeeperEnd | None = None
+    descriptors: Sequence[int] = ()
+    if keeper:
+        _engine(system.engine_for(configuration.file_system.engine))  # whoever waits to be needed has it loaded
+        end, descriptors = keeping.given(keeper)
+        if descriptors:
+            system.hurry(HURRY)  # clients wait
     open_files_max = system.raise_open_files()
-    engine = archive_store.open_namespace(archive, faults=faults)
+    engine, clock = archive_store.open_namespace(archive, faults=faults), FileClock()
     try:
         copies = _Copies(archive)
-        filesystem = archive_store.open_tree(
+        open_tree = functools.partial(
+            archive_store.open_tree,
             archive,
             engine,
             tree_settings(configuration, open_files_max),
-            clock=SystemClock(),
+            clock=clock,
             faults=faults,
             copies_of=copies.of,
             boot_id=system.boot_id(),
-            boot_clock=SystemClock(),
+            boot_clock=clock,
         )
+        identity = archive_store.archive_id(engine, archive) if descriptors else b""
+        filesystem, kept = _open(configuration, identity, end, descriptors, open_tree)
+        ready = functools.partial(_ready, system.engine_for(configuration.file_system.engine), end)
         copies.facts = filesystem.facts
         _forget_staged(configuration.folder("staging"))
         system.make_mount_point(configuration.mount)
-        trio.run(_serve, configuration, filesystem)
+        try:
+            trio.run(_serve, configuration, filesystem, kept, ready)
+        except (Busy, Refused) as problem:
+            if "inheritance" not in kept:
+                raise
+            log.warning("mount.not_taken_over", extra={"why": str(problem)})
+            return START_AGAIN
         filesystem.close()
     finally:
         engine.close()
+        clock.close()
     return 0
+
+
+def _open(
+    configuration: Configuration,
+    identity: bytes,
+    end: keeping.KeeperEnd | None,
+    descriptors: Sequence[int],
+    open_tree: Callable[..., Filesystem],
+) -> tuple[Filesystem, Mapping[str, object]]:
+    """The tree, and what the engine must be told: the keeper, and the mount that it kept, if we go on with that."""
+    is_kernel = system.engine_for(configuration.file_system.engine) == "kernel"
+    if end is None or not (is_kernel or descriptors):
+        return open_tree(), {}
+    from vnafs.fuse.kernel.keeper import abandon, inherited  # noqa: PLC0415 - as `_engine`
+
+    inheritance = None
+    if descriptors:
+        [control, estate] = descriptors
+        inheritance = inherited(control, estate, archive=identity, mountpoint=configuration.mount)
+    if inheritance is not None:
+        try:
+            if not is_kernel:
+                raise Refused(what="Taking over", why="the engine is another one now")
+            return open_tree(open_before=inheritance.open_before()), {"keeper": end, "inheritance": inheritance}
+        except VnaError as problem:
+            log.warning("mount.not_taken_over", extra={"why": str(problem)})
+            abandon(inheritance.control, inheritance.estate.mount)
+            inheritance.estate.close()
+    if descriptors:
+        end.let_go()
+    return open_tree(), {"keeper": end} if is_kernel else {}
 
 
 def tree_settings(configuration: Configuration, open_files_max: int) -> Settings:
@@ -97,7 +156,16 @@ def _forget_staged(folder: str) -> None:
                 os.unlink(os.path.join(folder, name))
 
 
-async def _serve(configuration: Configuration, filesystem: Filesystem) -> None:
+def _ready(engine: str, end: keeping.KeeperEnd | None) -> None:
+    log.info("mount.ready", extra={"engine": engine})
+    if end is not None:
+        end.serves()
+        system.as_whoever_started_us()
+
+
+async def _serve(
+    configuration: Configuration, filesystem: Filesystem, kept: Mapping[str, object], ready: Callable[[], None]
+) -> None:
     token = trio.lowlevel.current_trio_token()
     tierd = ControlClient(
         os.path.join(configuration.folder("run"), "tierd.sock"),
@@ -114,7 +182,8 @@ async def _serve(configuration: Configuration, filesystem: Filesystem) -> None:
     def recall(inode: Inode, version: Version) -> None:
         trio.from_thread.run(recaller.recall, inode, version, trio_token=token)
 
-    admission = Admission(configuration.recall.never_processes, configuration.recall.never_uids)
+    never = configuration.recall
+    admission = Admission(never.never_processes, never.never_uids, never.never_hosts)
     methods = [
         *tree_methods(filesystem, in_loop),
         *mount_methods(filesystem, in_loop, recall, admission.refused),
@@ -125,20 +194,42 @@ async def _serve(configuration: Configuration, filesystem: Filesystem) -> None:
     ]
     server = ControlServer(os.path.join(configuration.folder("run"), "mount.sock"), methods)
     server.start()
+    engine = system.engine_for(configuration.file_system.engine)
     options = MountOptions(allow_other=configuration.file_system.allow_other and os.geteuid() == 0, admission=admission)
     try:
         with trio.CancelScope() as scope:
             served = functools.partial(
-                serve,
+                _engine(engine),
                 filesystem,
                 configuration.mount,
                 recaller,
-                ready=lambda: log.info("mount.ready"),
+                ready=ready,
                 options=options,
+                **kept,
             )
-            await together(served, functools.partial(_until_signal, scope))
+            room = TargetRoom(lambda: [target.url for target in load(configuration.archive).targets])
+            await together(
+                served,
+                functools.partial(_until_signal, scope),
+                functools.partial(_follow_room, room, filesystem),
+            )
     finally:
         server.close()
+
+
+async def _follow_room(room: TargetRoom, filesystem: Filesystem) -> None:
+    while True:
+        found = await trio.to_thread.run_sync(room.look, abandon_on_cancel=True)
+        if found is not None:
+            filesystem.targets_have(found)
+        await trio.sleep(LOOK_SECONDS)
+
+
+def _engine(name: str) -> Callable[..., Awaitable[None]]:
+    """What serves; the other one is not even loaded."""
+    module = {"kernel": "vnafs.fuse.kernel.engine", "pyfuse3": "vnafs.fuse.pyfuse3"}[name]
+    serve: Callable[..., Awaitable[None]] = importlib.import_module(module).serve
+    return serve
 
 
 async def _until_signal(scope: trio.CancelScope) -> None:

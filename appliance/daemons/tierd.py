@@ -18,6 +18,7 @@ from appliance.control.client import ControlClient
 from appliance.control.collection import collection_methods
 from appliance.control.erasing import erasing_methods
 from appliance.control.mirrors import mirror_methods
+from appliance.control.quarantine import quarantine_methods
 from appliance.control.recall import recall_methods
 from appliance.control.receipts import receipt_methods
 from appliance.control.server import ControlServer
@@ -26,7 +27,7 @@ from appliance.control.tree import TreeClient
 from vnafs import store as archive_store
 from vnafs.domain.clock import Clock, SystemClock
 from vnafs.domain.copies import Capabilities
-from vnafs.domain.errors import ConfigurationInvalid, InvalidArgument, NotFound
+from vnafs.domain.errors import ConfigurationInvalid, Damaged, FormatUnknown, InvalidArgument, NotFound
 from vnafs.domain.faults import Faults
 from vnafs.domain.ids import TargetName
 from vnafs.domain.locks import Lock
@@ -43,6 +44,7 @@ from vnafs.upkeep.collect import CollectSettings
 from vnafs.upkeep.mirroring import MirrorRules
 from vnafs.upkeep.mirrors import WantedMirror
 from vnafs.upkeep.scrub import ScrubSettings
+from vnafs.upkeep.signing import Signing
 
 log = logging.getLogger(__name__)
 
@@ -152,6 +154,7 @@ def run(configuration: Configuration, environ: Mapping[str, str], faults: Faults
         faults=faults,
         fatal=_end,
     )
+    signing = archive_store.open_signing(archive, engine, tiering.keys, clock=clock)
     wanted_mirrors = functools.partial(_mirrors, engine=namespace, environ=environ, clock=clock)
     control = TieringControl(
         tiering,
@@ -159,6 +162,7 @@ def run(configuration: Configuration, environ: Mapping[str, str], faults: Faults
         scrub,
         collector,
         renewal,
+        signing,
         engine,
         namespace,
         reload=lambda: tiering.set_targets(destinations(config.load(archive), environ)),
@@ -171,10 +175,13 @@ def run(configuration: Configuration, environ: Mapping[str, str], faults: Faults
         namespace,
         manifests,
         fold=tree.fold,
+        signing=signing,
         files_max=configuration.receipts.files_max,
         service=service,
         clock=clock,
     )
+    certifier = archive_store.open_certifier(archive, namespace, eraser, signing, service=service, clock=clock)
+    _note_signer(signing)
     tiering.set_targets(wanted)
     server = ControlServer(
         os.path.join(configuration.folder("run"), "tierd.sock"),
@@ -182,7 +189,8 @@ def run(configuration: Configuration, environ: Mapping[str, str], faults: Faults
             *recall_methods(tiering.recaller),
             *control.methods(),
             *receipt_methods(issuer),
-            *erasing_methods(archive_store.open_certifier(archive, namespace, eraser, service=service, clock=clock)),
+            *quarantine_methods(tiering.quarantine, namespace),
+            *erasing_methods(certifier),
             *collection_methods(
                 collector,
                 tiering,
@@ -212,6 +220,17 @@ def run(configuration: Configuration, environ: Mapping[str, str], faults: Faults
     engine.close()
     namespace.close()
     return 0
+
+
+def _note_signer(signing: Signing) -> None:
+    """Put the key of receipts on record, so that manifests tell of it before the first one.
+
+    One that cannot be used keeps nothing else from working; whoever asks for a receipt is told.
+    """
+    try:
+        signing.key()
+    except (Damaged, FormatUnknown) as problem:
+        log.warning("receipt.no_key", extra={"why": str(problem)})
 
 
 def _timestamp_service(configuration: Configuration) -> TimestampService | None:
@@ -334,6 +353,7 @@ def tiering_settings(configuration: Configuration, identity: bytes) -> TieringSe
         staging_folder=configuration.folder("staging"),
         recall_cache_folder=configuration.folder("cache"),
         frozen_folder=configuration.folder("frozen"),
+        quarantine_folder=configuration.folder("quarantine"),
         quiet_seconds=configuration.file_system.quiet_seconds,
         unprotected_seconds_max=configuration.file_system.unprotected_seconds_max,
         hold_seconds_max=configuration.file_system.hold_seconds_max,
@@ -350,4 +370,6 @@ def tiering_settings(configuration: Configuration, identity: bytes) -> TieringSe
         low_watermark_percent=spool.low_watermark_percent,
         reserve_bytes=spool.reserve_bytes,
         lean_seconds_max=configuration.scrub.period_seconds * LEAN_PERIODS,
+        quarantine_bytes_max=configuration.scrub.quarantine_bytes_max,
+        quarantine_kept_seconds=configuration.scrub.quarantine_kept_seconds,
     )

@@ -13,6 +13,8 @@ BENCHES = (
     ["tests.bench.drain", "--files", "600", "--rounds", "3"],
     ["tests.bench.million", "--files", "100000"],
     ["tests.bench.dead_target", "--rounds", "2", "--seconds", "10"],
+    ["tests.bench.share", "--rounds", "3", "--scale", "0.1"],
+    ["tests.bench.beside_tiering", "--rounds", "3"],
     ["tests.bench.replay"],
     ["tests.bench.rollback", "--files", "20000"],
     ["tests.bench.ten_million", "--files", "200000", "--every", "50000"],

@@ -19,6 +19,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Mapping
+from typing import Any
 
 import imagecodecs
 import numpy as np
@@ -27,6 +28,7 @@ import zstandard
 from tests import studies
 from tests.bench import report
 from vnafs.content import codecs, packfile, rasters
+from vnafs.content.bases import Bases
 from vnafs.content.encoder import Encoder, NoAttempts
 from vnafs.content.packfile import FileHints, PackHeader, PackReader, PackWriter
 from vnafs.content.splitters import examine
@@ -136,7 +138,7 @@ def compare(rounds: int) -> dict[str, dict[str, dict[str, float]]]:
                 ],
                 rounds,
             )
-            found = {
+            found: dict[str, Any] = {
                 "ratio": size / sum(map(len, stored)),
                 "in_mb_s": size / into / MEGABYTE,
                 "out_mb_s": size / back / MEGABYTE,
@@ -156,6 +158,7 @@ class Stored:
         self._folder = folder
         self._encoder = encoder
         self._writer: PackWriter | None = None
+        self._bases = Bases()
         self._pieces: dict[Sha256, PieceRef] = {}
         self._recipes: dict[Sha256, tuple[PackId, Span]] = {}
         self.codecs: dict[str, int] = {}
@@ -180,10 +183,12 @@ class Stored:
         digest = Sha256(hashlib.sha256(raw).digest())
         if len(raw) >= PIECE_LOOKUP_BYTES_MIN and digest in self._pieces:
             return self._pieces[digest]
-        encoded = self._encoder.encode(raw, kind, raster)
-        self.codecs[encoded.codec.name] = self.codecs.get(encoded.codec.name, 0) + 1
+        leaning = self._bases.lean(raw) if kind is PieceKind.DICOM_HEADER else None
+        encoded = leaning or self._encoder.encode(raw, kind, raster)
         ref = self._open().append_piece(encoded.data, raw_bytes=len(raw), codec=encoded.codec, kind=kind, sha256=digest)
+        self._bases.add(ref, raw)
         self._pieces[digest] = ref
+        self.codecs[encoded.codec.name] = self.codecs.get(encoded.codec.name, 0) + 1
         return ref
 
     def _open(self) -> PackWriter:
@@ -196,7 +201,7 @@ class Stored:
     def close(self) -> None:
         if self._writer is not None:
             self._writer.close()
-            self._writer = None
+            self._writer, self._bases = None, Bases()
 
     def stored_bytes(self) -> int:
         return size_of(self._folder)
@@ -265,7 +270,7 @@ def pipeline(rounds: int) -> dict[str, dict[str, dict[str, object]]]:
                     assert stored.read_back() == size
                     back.append(time.process_time() - began)
                     ratio, used = size / stored.stored_bytes(), stored.codecs
-            found = {
+            found: dict[str, Any] = {
                 "ratio": ratio,
                 "in_mb_s": size / min(into) / MEGABYTE,
                 "out_mb_s": size / min(back) / MEGABYTE,
@@ -333,7 +338,7 @@ def beside(work: str) -> dict[str, dict[str, object]]:
         for number, data in enumerate(files):
             with open(os.path.join(source, f"IM{number:05d}.dcm"), "wb") as file:
                 file.write(data)
-    table: dict[str, dict[str, object]] = {}
+    table: dict[str, dict[str, Any]] = {}
     secret = {"RESTIC_PASSWORD": "bench", "BORG_UNKNOWN_UNENCRYPTED_REPO_ACCESS_IS_OK": "yes", "BORG_BASE_DIR": work}
     for budget in BUDGETS:
         folder = _made(work, f"ours-{budget:g}")

@@ -1,9 +1,10 @@
 """Draining 512 KiB DICOM files to an S3 server, in turns with `rclone copy --transfers 8` to the same server.
 
-    python -m tests.bench.drain [--files 1000] [--rounds 3] [--sustained SECONDS]
+    python -m tests.bench.drain [--files 1000] [--rounds 3] [--latency SECONDS] [--sustained SECONDS]
 
 Each round: fresh files (no two rounds share a byte of pixels), rclone from a plain folder, then ours from the share,
 where the time counts from the start of tierd until every file has a copy that was verified, which rclone's has not.
+With `--latency` each answer of the server comes so much later, for both, as from a site that is far away.
 `--sustained` then keeps writing while draining for that long and reports rates and the time from last close to
 verified copy. Medians and ratios; a single round gives no ratio.
 """
@@ -11,6 +12,8 @@ verified copy. Medians and ratios; a single round gives no ratio.
 from __future__ import annotations
 
 import argparse
+import contextlib
+import dataclasses
 import json
 import os
 import shutil
@@ -26,6 +29,7 @@ from pathlib import Path
 from tests import studies
 from tests.bench.report import keep
 from tests.servers.endpoints import S3Endpoint
+from tests.servers.proxy import proxy
 from tests.servers.radosgw import radosgw
 from tests.system.archives import Archive, an_archive
 
@@ -167,13 +171,18 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--files", type=int, default=1000)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--latency", type=float, default=0.0, metavar="SECONDS")
     parser.add_argument("--sustained", type=float, default=0.0, metavar="SECONDS")
     parser.add_argument("--quiet-seconds", type=float, default=5.0)
     parser.add_argument("--seed", type=int, default=100)
     args = parser.parse_args()
-    result: dict = {"files": args.files, "rounds": []}
-    with tempfile.TemporaryDirectory(prefix="vnafs-bench-") as text, radosgw(CAPACITY_BYTES) as server:
-        folder = Path(text)
+    result: dict = {"files": args.files, "latency_seconds": args.latency, "rounds": []}
+    with contextlib.ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="vnafs-bench-")))
+        server = stack.enter_context(radosgw(CAPACITY_BYTES))
+        if args.latency:
+            far = stack.enter_context(proxy(server.url, delay_seconds=args.latency))
+            server = dataclasses.replace(server, url=far.url)
         for number in range(args.rounds):
             seed = args.seed + number
             source = folder / "plain"

@@ -44,3 +44,26 @@ def draw(path: Path, across: Sequence[float], curves: Mapping[str, Sequence[floa
     size = f'width="{LEFT + WIDE + 20}" height="{GAP + len(curves) * (HIGH + GAP)}"'
     style = 'font-family="sans-serif" font-size="12"'
     path.write_text(f'<svg xmlns="http://www.w3.org/2000/svg" {size} {style}>{"".join(parts)}</svg>\n')
+
+
+BAR_HIGH, BAR_STEP, NAMES_WIDE = 12, 17, 110
+
+
+def bars(path: Path, groups: Mapping[str, Mapping[str, float]]) -> None:
+    """An SVG with one bar for each value, those of a group below its title and to one scale."""
+    parts, top = [], 0
+    for title, values in groups.items():
+        top += GAP
+        parts.append(f'<text x="{LEFT}" y="{top}" font-weight="bold">{title}</text>')
+        most = max(values.values()) or 1
+        for name, value in values.items():
+            top += BAR_STEP
+            wide, low = WIDE * value / most, top + BAR_HIGH - 2
+            parts += [
+                f'<text x="{LEFT}" y="{low}">{name}</text>',
+                f'<rect x="{LEFT + NAMES_WIDE}" y="{top}" width="{wide:.1f}" height="{BAR_HIGH}" fill="#06c"/>',
+                f'<text x="{LEFT + NAMES_WIDE + wide + 6:.1f}" y="{low}">{value:,.1f}</text>',
+            ]
+    size = f'width="{LEFT + NAMES_WIDE + WIDE + 90}" height="{top + GAP}"'
+    style = 'font-family="sans-serif" font-size="12"'
+    path.write_text(f'<svg xmlns="http://www.w3.org/2000/svg" {size} {style}>{"".join(parts)}</svg>\n')

@@ -23,7 +23,7 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from multiprocessing.connection import Connection
 from pathlib import Path
 
@@ -315,8 +315,8 @@ def daemon(kind: str, folder: str, packs_together: int, asked: Connection) -> No
             }
             asked.send(grown)
             assert asked.recv() == "ask"  # the other one stands still too
-            grown = {"tables": sizes(part.engine), "anonymous_bytes": anonymous_bytes(os.getpid())}
-            asked.send({**grown, **part.ask(reached, chance)})
+            held = {"tables": sizes(part.engine), "anonymous_bytes": anonymous_bytes(os.getpid())}
+            asked.send({**held, **part.ask(reached, chance)})
 
 
 def step(daemons: dict[str, Connection], done: int, stop: int) -> dict:
@@ -400,7 +400,7 @@ def report(result: dict) -> None:
     Console(width=150).print(table(points))
 
 
-def run(folder: Path, files: int, every: int, packs_together: int) -> Iterator[dict]:
+def run(folder: Path, files: int, every: int, packs_together: int) -> Generator[dict]:
     """The points of the curve, as they are reached."""
     context = multiprocessing.get_context("fork")  # from one thread, before any environment is open
     daemons: dict[str, Connection] = {}

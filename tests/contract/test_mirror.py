@@ -11,16 +11,16 @@ import pytest
 
 from tests.contract.test_target import BreakingBody
 from tests.mirrormemory import MemoryMirror
-from tests.servers.endpoints import S3Endpoint
+from tests.servers.endpoints import AzureEndpoint, S3Endpoint
 from vnafs.domain.clock import SystemClock
 from vnafs.domain.errors import TargetError, TargetRefused, TargetUnavailable, VnaError
 from vnafs.domain.ids import Sha256, TargetName
 from vnafs.domain.plainnames import METADATA, object_name
 from vnafs.targets.address import S3Address, parse_address
 from vnafs.targets.body import BytesBody
-from vnafs.targets.credentials import find_credentials
+from vnafs.targets.credentials import AzureCredentials, find_credentials
 from vnafs.targets.limits import MEBIBYTE, Limits
-from vnafs.targets.mirror import MARKER, Mirror
+from vnafs.targets.mirror import MARKER, Mirror, Original
 from vnafs.targets.open import open_mirror
 
 NAME = TargetName("m")
@@ -39,12 +39,14 @@ class Place:
     spoil: Callable[[str, bytes], None]
 
 
-@pytest.fixture(params=["directory", "moto", "radosgw"])
+@pytest.fixture(params=["directory", "moto", "radosgw", "azurite"])
 def place(request: pytest.FixtureRequest, tmp_path: os.PathLike[str]) -> Iterator[Place]:
     kind = str(request.param)
     opened: list[Mirror] = []
     if kind == "directory":
         made = directory_place(os.path.join(tmp_path, "mirror"))
+    elif kind == "azurite":
+        made = azure_place(request.getfixturevalue("azurite_server"))
     else:
         made = s3_place(request.getfixturevalue(f"{kind}_server"))
 
@@ -80,13 +82,15 @@ def directory_place(root: str) -> Place:
     return Place("directory", opener, objects, spoil)
 
 
-def s3_place(server: S3Endpoint) -> Place:
-    bucket = server.make_bucket("mirror")
+def s3_place(server: S3Endpoint, *, keeps_versions: bool = False) -> Place:
+    bucket = server.make_bucket("mirror-versions" if keeps_versions else "mirror")
     prefix = f"p{os.urandom(6).hex()}"
     address = parse_address(server.target_url(bucket, prefix, None))
     credentials = find_credentials(address, environ=server.environ())
     assert isinstance(address, S3Address)
     client = server.client()
+    if keeps_versions:
+        client.put_bucket_versioning(Bucket=bucket, VersioningConfiguration={"Status": "Enabled"})
 
     def objects() -> dict[str, bytes]:
         pages = client.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=f"{prefix}/")
@@ -101,6 +105,27 @@ def s3_place(server: S3Endpoint) -> Place:
         return open_mirror(NAME, address, credentials, archive, SystemClock(), LIMITS)
 
     return Place(server.kind, opener, objects, spoil)
+
+
+def azure_place(server: AzureEndpoint) -> Place:
+    container = server.make_container("mirror")
+    prefix = f"p{os.urandom(6).hex()}"
+    address = parse_address(server.target_url(container, prefix))
+    credentials = find_credentials(address, environ=server.environ())
+
+    def objects() -> dict[str, bytes]:
+        with server.client(container) as client:
+            names = [str(name) for name in client.list_blob_names(name_starts_with=f"{prefix}/")]
+            found = {name[len(prefix) + 1 :]: client.download_blob(name).readall() for name in names}
+        return {name: data for name, data in found.items() if name != MARKER}
+
+    def spoil(name: str, data: bytes) -> None:
+        server.put_blob(container, f"{prefix}/{name}", data)
+
+    def opener(archive: bytes) -> Mirror:
+        return open_mirror(NAME, address, credentials, archive, SystemClock(), LIMITS)
+
+    return Place("azurite", opener, objects, spoil)
 
 
 @pytest.fixture
@@ -130,6 +155,8 @@ def test_a_large_object_goes_up_in_parts_and_is_replaced_whole(place: Place, mir
     assert place.objects() == {"r/large": large}
     mirror.replace("r/large", BytesBody(large[::-1]), MTIME_NS)
     assert place.objects() == {"r/large": large[::-1]}
+    assert mirror.copy(original("r/large", large[::-1]), "r/moved", MTIME_NS)
+    assert place.objects() == {"r/large": large[::-1], "r/moved": large[::-1]}
 
 
 HOSTILE = [
@@ -162,6 +189,56 @@ def test_names_that_are_hard_to_have_are_kept_apart(place: Place, mirror: Mirror
     for name in wanted:
         mirror.remove(name)
     assert place.objects() == {}
+
+
+def original(name: str, data: bytes) -> Original:
+    return Original(name, len(data), BytesBody(data).sha256)
+
+
+def test_an_object_is_copied_without_being_sent_again(place: Place, mirror: Mirror) -> None:
+    wanted = {}
+    for number, name in enumerate(HOSTILE):
+        source, data = object_name([b"r", name]), b"%d" % number
+        mirror.replace(source, BytesBody(data), MTIME_NS)
+        copy = object_name([b"moved", name, name])
+        assert mirror.copy(original(source, data), copy, MTIME_NS)
+        wanted |= {source: data, copy: data}
+    assert place.objects() == wanted
+    mirror.replace("r/with space", BytesBody(b"new"), MTIME_NS)
+    mirror.remove("r/..%2E")
+    wanted["r/with space"] = b"new"
+    del wanted["r/..%2E"]
+    assert place.objects() == wanted, "a copy has nothing to do with what it was made of"
+
+
+def test_what_is_not_there_or_not_the_same_is_not_taken_for_a_copy(place: Place, mirror: Mirror) -> None:
+    assert not mirror.copy(original("r/never/was", b"1"), "r/b", MTIME_NS)
+    mirror.replace("r/a", BytesBody(b"one"), MTIME_NS)
+    for claimed in (b"two", b"three"):
+        assert not mirror.copy(original("r/a", claimed), "r/b", MTIME_NS)
+    mirror.replace("r/b", BytesBody(b"two"), MTIME_NS)
+    assert place.objects() == {"r/a": b"one", "r/b": b"two"}
+
+
+def test_a_token_of_azure_copies_nothing_because_it_would_be_sent_in_a_name() -> None:
+    address = parse_address("azure://account/container")
+    mirror = open_mirror(NAME, address, AzureCredentials(sas_token="sig=x"), ARCHIVE, SystemClock(), LIMITS)
+    assert not mirror.copy(original("r/a", b"1"), "r/b", MTIME_NS)
+    mirror.close()
+
+
+def test_a_file_with_another_time_or_behind_a_link_is_not_copied(tmp_path: os.PathLike[str]) -> None:
+    place = directory_place(os.path.join(tmp_path, "mirror"))
+    mirror = place.opener(ARCHIVE)
+    mirror.probe(known=False)
+    mirror.replace("r/a", BytesBody(b"1"), MTIME_NS)
+    os.symlink("a", os.path.join(tmp_path, "mirror", "r", "link"))
+    os.symlink("r", os.path.join(tmp_path, "mirror", "folder"))
+    assert not mirror.copy(original("r/a", b"1"), "r/b", MTIME_NS + 1)
+    for name in ("r/link", "folder/a", "r/a/below", "r"):
+        assert not mirror.copy(original(name, b"1"), "r/b", MTIME_NS)
+    assert set(mirror.list()) == {"r/a", "r/link", "folder"}
+    assert os.listdir(os.path.join(tmp_path, "mirror", ".vnafs-incoming")) == []
 
 
 def test_a_body_that_breaks_leaves_what_was_there(place: Place, mirror: Mirror) -> None:
@@ -197,6 +274,40 @@ def test_a_place_that_is_not_empty_is_refused(place: Place) -> None:
     assert place.objects() == {"somebody/else.txt": b"mine"}
 
 
+def test_objects_on_azure_carry_their_checksum_and_go_with_their_snapshots(azurite_server: AzureEndpoint) -> None:
+    container = azurite_server.make_container()
+    address = parse_address(azurite_server.target_url(container))
+    credentials = find_credentials(address, environ=azurite_server.environ())
+    mirror = open_mirror(NAME, address, credentials, ARCHIVE, SystemClock(), LIMITS)
+    mirror.probe(known=False)
+    with azurite_server.client(container) as client:
+        for data in (b"small", os.urandom(5 * MEBIBYTE)):
+            mirror.replace("r/a", BytesBody(data), MTIME_NS)
+            found = client.get_blob_client("r/a").get_blob_properties()
+            about = {"sha256": hashlib.sha256(data).hexdigest(), "mtime": "1600000000.123456789"}
+            assert found.metadata == about
+        client.get_blob_client("r/a").create_snapshot()
+        mirror.remove("r/a")
+        assert [str(name) for name in client.list_blob_names()] == [MARKER]
+        client.delete_container()
+    with pytest.raises(TargetRefused, match="container does not exist"):
+        mirror.probe(known=True)
+    with pytest.raises(TargetRefused, match="container does not exist"):
+        mirror.remove("r/a")
+    mirror.close()
+
+
+def test_no_error_of_azure_names_an_object(azurite_server: AzureEndpoint) -> None:
+    address = parse_address(azurite_server.target_url("never-made"))
+    credentials = find_credentials(address, environ=azurite_server.environ())
+    mirror = open_mirror(NAME, address, credentials, ARCHIVE, SystemClock(), LIMITS)
+    for size_bytes in (10, 5 * MEBIBYTE):
+        with pytest.raises(TargetRefused) as refused:
+            mirror.replace("r/Doe^Jane", BytesBody(bytes(size_bytes)), MTIME_NS)
+        assert "Doe" not in str(refused.value)
+    mirror.close()
+
+
 def test_what_a_killed_process_left_is_removed(tmp_path: os.PathLike[str]) -> None:
     place = directory_place(os.path.join(tmp_path, "mirror"))
     mirror = place.opener(ARCHIVE)
@@ -221,6 +332,19 @@ def test_nothing_is_written_through_links_that_others_put_there(tmp_path: os.Pat
     assert os.listdir(os.path.join(tmp_path, "outside")) == ["a"]
 
 
+def test_a_bucket_that_keeps_versions_shows_the_newest(moto_server: S3Endpoint) -> None:
+    place = s3_place(moto_server, keeps_versions=True)
+    mirror = place.opener(ARCHIVE)
+    mirror.probe(known=False)
+    for data in (b"one", b"three", b""):
+        mirror.replace("r/a", BytesBody(data), MTIME_NS)
+        assert place.objects() == {"r/a": data}
+    mirror.remove("r/a")
+    assert list(mirror.list()) == []
+    assert mirror.probe(known=True)
+    mirror.close()
+
+
 def test_the_mirror_of_another_archive_is_refused(place: Place, mirror: Mirror) -> None:
     assert place.opener(ARCHIVE).probe(known=False)
     assert place.opener(ARCHIVE).probe(known=True)
@@ -241,6 +365,9 @@ def test_the_memory_mirror_of_the_models_keeps_the_same_promises() -> None:
     made.replace("a", BytesBody(b"1"), MTIME_NS)
     made.replace("a", BytesBody(b"2"), MTIME_NS)
     assert made.objects == {"a": b"2"}
+    assert not made.copy(original("a", b"1"), "b", MTIME_NS)
+    assert made.copy(original("a", b"2"), "b", MTIME_NS)
+    assert made.objects == {"a": b"2", "b": b"2"}
     made.remove("a")
     made.remove("a")
-    assert made.objects == {}
+    assert made.objects == {"b": b"2"}

@@ -8,20 +8,21 @@ import os
 import socket
 import struct
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 
 from tests.contract.conftest import NAME
 from vnafs.domain.clock import SystemClock
 from vnafs.domain.copies import Capabilities
-from vnafs.domain.errors import TargetError
+from vnafs.domain.errors import Damaged, TargetError
 from vnafs.domain.ids import ObjectName, Span
 from vnafs.targets.address import AzureAddress, S3Address, parse_address
 from vnafs.targets.body import BytesBody
 from vnafs.targets.credentials import AzureCredentials, S3Credentials
 from vnafs.targets.limits import MEBIBYTE, Limits
-from vnafs.targets.open import open_adapter
+from vnafs.targets.mirror import Mirror, Original
+from vnafs.targets.open import open_adapter, open_mirror
 from vnafs.targets.port import Target
 
 A = ObjectName("packs/aa/aa01.pack")
@@ -110,7 +111,12 @@ def azure(url: str) -> Target:
     return open_adapter(NAME, address, AzureCredentials("c2VjcmV0", ""), SystemClock(), QUICK, KNOWN)
 
 
-def attempts(target: Target) -> Iterator[tuple[str, object]]:
+def mirror(url: str) -> Mirror:
+    address = parse_address(f"azure://account/container/prefix?endpoint={url}")
+    return open_mirror(NAME, address, AzureCredentials("c2VjcmV0", ""), b"a" * 16, SystemClock(), QUICK)
+
+
+def attempts(target: Target) -> Iterator[tuple[str, Callable[[], object]]]:
     yield "probe", target.probe
     yield "put", lambda: target.put(ObjectName("packs/new"), BytesBody(b"new"))
     yield "put in parts", lambda: target.put(ObjectName("packs/large"), LARGE)
@@ -122,8 +128,17 @@ def attempts(target: Target) -> Iterator[tuple[str, object]]:
     yield "delete", lambda: target.delete(A)
 
 
+def mirror_attempts(made: Mirror) -> Iterator[tuple[str, Callable[[], object]]]:
+    yield "probe", lambda: made.probe(known=False)
+    yield "replace", lambda: made.replace("r/new", BytesBody(b"new"), 0)
+    yield "replace in parts", lambda: made.replace("r/large", LARGE, 0)
+    yield "copy", lambda: made.copy(Original("r/a", 3, BytesBody(b"new").sha256), "r/b", 0)
+    yield "remove", lambda: made.remove("r/a")
+    yield "list", lambda: list(made.list())
+
+
 @pytest.mark.parametrize("resets", [False, True], ids=["closes", "resets"])
-@pytest.mark.parametrize("open_it", [s3, azure])
+@pytest.mark.parametrize("open_it", [s3, azure, mirror])
 @pytest.mark.parametrize("answer", ANSWERS)
 def test_nonsense_is_an_error_of_the_target_and_of_nobody_else(answer: str, open_it, resets: bool) -> None:
     server = Nonsense(ANSWERS[answer], resets=resets)
@@ -131,10 +146,10 @@ def test_nonsense_is_an_error_of_the_target_and_of_nobody_else(answer: str, open
         target = open_it(server.url)
         refused = 0
         wrong = []
-        for name, attempt in attempts(target):
+        for name, attempt in (mirror_attempts if open_it is mirror else attempts)(target):
             try:
                 attempt()
-            except TargetError:
+            except (TargetError, Damaged):
                 refused += 1
             except Exception as problem:
                 wrong.append((name, repr(problem)))

@@ -9,6 +9,7 @@ from vnafs.index import erasing
 from vnafs.index.erasing import Erasing, There
 from vnafs.local.traces import Traces
 from vnafs.upkeep.erase import Eraser
+from vnafs.upkeep.pending import Pending, pending
 
 
 class Erases(Collecting):
@@ -28,6 +29,7 @@ class Erases(Collecting):
                 self.fs.local_path,
                 [str(self.home / name) for name in ("staging", "frozen", "spool/quarantine")],
             ),
+            quarantine=self.tiering.quarantine,
             places=self.tiering.replicators,
             manifests=self.manifests,
             recorded_to=self._recorded_to,
@@ -81,6 +83,9 @@ class Erases(Collecting):
     def there(self, number: int) -> dict[int, There]:
         with self.reading() as reader:
             return erasing.there(reader, number)
+
+    def pending(self) -> Pending | None:
+        return pending(self._namespace, self._store)
 
     def until_complete(self, number: int, seconds_max: float = 20_000.0) -> None:
         """Let time pass until an erasure is proven everywhere."""

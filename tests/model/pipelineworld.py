@@ -31,6 +31,7 @@ from vnafs.fs.handles import Handle
 from vnafs.fs.recall import RangeNeeded, RecallNeeded
 from vnafs.fs.settings import Settings
 from vnafs.index import contents, copies, counts, keys, packs, recount, targets
+from vnafs.index.counts import Count
 from vnafs.index.engine import Reader, Transaction, prefix_stop
 from vnafs.index.engines.memory import MemoryEngine
 from vnafs.index.past import PastVersion, decode_version, names_in
@@ -54,6 +55,7 @@ SOMEBODY = Caller(0, 0, 1)
 READ_BYTES = 1 << 24
 RECOVERY = b"r" * 20
 LEAN_SECONDS_MAX = 1_000_000.0
+QUARANTINE_KEPT_SECONDS = 500_000.0
 
 
 Found = TypeVar("Found")
@@ -158,6 +160,7 @@ class World:
 
     lock: Lock | None = None
     """What its targets give to each object."""
+    quarantine_bytes_max = 1 << 20
 
     def __init__(
         self,
@@ -240,6 +243,7 @@ class World:
                 staging_folder=str(self.home / "staging"),
                 recall_cache_folder=str(self.home / "cache"),
                 frozen_folder=str(self.home / "frozen"),
+                quarantine_folder=str(self.home / "quarantine"),
                 quiet_seconds=QUIET_SECONDS,
                 unprotected_seconds_max=self._unprotected_seconds_max,
                 hold_seconds_max=3.0,
@@ -256,6 +260,8 @@ class World:
                 low_watermark_percent=99.8,
                 reserve_bytes=0,
                 lean_seconds_max=LEAN_SECONDS_MAX,
+                quarantine_bytes_max=self.quarantine_bytes_max,
+                quarantine_kept_seconds=QUARANTINE_KEPT_SECONDS,
             ),
             self.keys(),
             clock=self.clock,
@@ -424,14 +430,15 @@ class World:
     def writing(self) -> contextlib.AbstractContextManager[Transaction]:
         return self._store.write()
 
-    def counts(self) -> dict[str, counts.Count]:
-        with self._store.read() as reader:
-            return counts.every(reader)
+    def counts(self) -> dict[str, Count]:
+        with self._store.read() as reader, self._namespace.read() as tree:
+            return counts.every(reader) | counts.every(tree)
 
-    def recounted(self) -> dict[str, counts.Count]:
+    def recounted(self) -> dict[str, Count]:
         """What the counts must be, from the rows."""
-        with self._store.read() as reader:
-            return recount.found(reader)
+        with self._store.read() as reader, self._namespace.read() as tree:
+            used = {counts.used(number): count for number, count in recount.every_used(tree).items()}
+            return recount.found(reader) | used
 
     def uses(self) -> set[tuple[Inode, Version, Sha256]]:
         """The versions that are some content, as far as the store knows."""
@@ -470,6 +477,10 @@ class World:
         """Those that were sealed; of some the tree may not have heard that their bytes are in packs."""
         return {(past.inode, past.version, past.row.seal.sha256) for past in self.past() if past.row.seal is not None}
 
+    def left(self) -> int:
+        """How many versions that are over are still to be packed."""
+        return self.namespace().count_unpacked(limit=1_000_000)
+
     def namespace(self) -> Namespace:
         """Mount's index as tierd reads it."""
         return Namespace(self._namespace)
@@ -496,7 +507,8 @@ class World:
             states = {self.state(name) for name in self.names()}
             known = self.packs_known()
             everywhere = all(self.stored(name).keys() >= known for name in self.stores)
-            if states <= {FileState.REPLICATED, FileState.STUB} and everywhere and not self.transfers_waiting():
+            done = states <= {FileState.REPLICATED, FileState.STUB} and not self.left()
+            if done and everywhere and not self.transfers_waiting():
                 return
             self.clock.advance(2.0)
             passed += 2.0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import random
 import threading
 from collections.abc import Callable
@@ -15,18 +16,31 @@ from tests.model import collectworld
 from tests.model.collectworld import AFTER_SECONDS, Collecting
 from tests.model.test_collect_days import ROUND_SECONDS, data, filled, remove_all
 from tests.model.test_manifest_model import A, B, Rebuilt
-from vnafs.content.recipe import Recipe
 from vnafs.domain.clock import Instant
 from vnafs.domain.errors import NoSpace, TargetUnavailable, VnaError
 from vnafs.domain.files import FileState, Fingerprint
-from vnafs.domain.ids import ObjectName, TargetName, pack_object_name
-from vnafs.index import condemned, contents, packs, protections
+from vnafs.domain.ids import ObjectName, PackNumber, TargetName, pack_object_name
+from vnafs.domain.recipes import Recipe
+from vnafs.index import condemned, contents, copies, counts, packs, protections, recount
 from vnafs.index.condemned import Stage
 from vnafs.index.protections import Frozen, Protection
+from vnafs.pipeline import doomed
 from vnafs.targets.port import Body
 from vnafs.upkeep import collect
+from vnafs.upkeep.named import named as everywhere_named
 
 YEAR_SECONDS = 365 * 86400.0
+
+
+def ask_to_remove_all(world: Collecting) -> None:
+    """Every file is gone, every pack collected, and its removal asked of the targets, which have not been told yet."""
+    remove_all(world)
+    world.collect(ROUND_SECONDS)
+    world.clock.advance(AFTER_SECONDS)
+    while world.collector.step():
+        pass
+    world.manifests.step()
+    world.collector.step()
 
 
 @pytest.fixture
@@ -122,7 +136,7 @@ def test_what_a_file_that_stays_open_has_again_costs_no_walk_each_step(
     with world.writing() as tx:
         protections.put(tx, Protection(facts.inode, facts.repository, facts.version, Instant(1), coming=frozen))
     walks = 0
-    named = collect.named
+    named = everywhere_named
 
     def counted(*words: Any) -> Any:
         nonlocal walks
@@ -279,7 +293,7 @@ def test_a_full_disk_in_the_middle_of_removing_leaves_no_local_file(
         world.tiering.step()
         world.clock.advance(1)
     remove_all(world)
-    forget = collect.doomed.forget
+    forget = doomed.forget
     calls = 0
 
     def full(tx: Any, pack: packs.Pack) -> None:
@@ -289,7 +303,7 @@ def test_a_full_disk_in_the_middle_of_removing_leaves_no_local_file(
             raise NoSpace(why="the index")
         forget(tx, pack)
 
-    monkeypatch.setattr(collect.doomed, "forget", full)
+    monkeypatch.setattr(doomed, "forget", full)
     world.collect(3 * ROUND_SECONDS)
     assert calls > 2
     assert not world.packs_known()
@@ -311,13 +325,7 @@ def test_whoever_asks_in_the_middle_of_a_look_has_all_packs_looked_at(
 
 def test_a_removal_that_waited_for_a_target_is_asked_for_anew(world: Collecting) -> None:
     """Somebody else may have written there since it was looked at."""
-    remove_all(world)
-    world.collect(ROUND_SECONDS)
-    world.clock.advance(AFTER_SECONDS)
-    while world.collector.step():
-        pass
-    world.manifests.step()
-    world.collector.step()
+    ask_to_remove_all(world)
     assert world.transfers_waiting()
     before = world.object_count(A)
     world.clock.advance(100)
@@ -330,6 +338,58 @@ def test_a_removal_that_waited_for_a_target_is_asked_for_anew(world: Collecting)
     world.collect(600)
     assert looked
     assert world.object_count(A) == 0
+
+
+def test_removals_are_counted_apart_from_packs_that_wait_for_a_target(world: Collecting) -> None:
+    ask_to_remove_all(world)
+    known = world.counts()
+    assert known[counts.removing(1)].rows == known[counts.removing(2)].rows == world.object_count(A)
+    assert counts.waiting(1) not in known
+    assert known == world.recounted()
+    world.targets[A].die(1e9)
+    for _ in range(3):
+        world.tiering.step()
+    world.clock.advance(20)
+    assert world.counts()[counts.removing(1)] == known[counts.removing(1)], "one that failed waits as what it was"
+    assert world.counts() == world.recounted()
+    world.targets[A].forgive()
+    world.collect(ROUND_SECONDS)
+    assert world.object_count(A) == 0
+    assert not {counts.removing(1), counts.removing(2)} & world.counts().keys()
+
+
+def test_removals_that_an_earlier_program_asked_for_are_told_apart(world: Collecting) -> None:
+    ask_to_remove_all(world)
+    world.targets[B].die(1e9)
+    world.write(b"new", b"bytes")
+    world.clock.advance(20)
+    for _ in range(10):
+        world.tiering.step()
+        world.clock.advance(2)
+    right = world.counts()
+    assert right[counts.removing(2)].rows
+    assert right[counts.waiting(2)].rows == 1
+    with world.writing() as tx:
+        for _, transfer in list(copies.transfers_after(tx, b"")):
+            copies.enqueue(tx, dataclasses.replace(transfer, is_removal=False))
+        assert counts.removing(2) not in counts.every(tx)
+        assert recount.tell_removals_apart(tx)
+    assert world.counts() == world.recounted() == right
+
+
+def test_telling_removals_apart_goes_on_where_it_stopped(world: Collecting) -> None:
+    with world.writing() as tx:
+        for number in range(7):
+            copies.enqueue(tx, copies.Transfer(1, Instant(number), PackNumber(1000 + number), 0))
+        before = counts.get(tx, counts.waiting(1)).rows
+    steps = 1
+    with world.writing() as tx:
+        while not recount.tell_removals_apart(tx, 2):
+            steps += 1
+        assert counts.get(tx, counts.waiting(1)).rows == before - 7
+        assert counts.get(tx, counts.removing(1)).rows == 7
+    assert steps == 4
+    assert world.counts() == world.recounted()
 
 
 def test_whoever_finds_out_that_it_was_superseded_may_be_the_collector_itself(world: Collecting) -> None:

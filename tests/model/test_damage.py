@@ -19,7 +19,7 @@ from vnafs.content import keyring
 from vnafs.domain.files import FileState
 from vnafs.domain.ids import ObjectName, TargetName
 from vnafs.pipeline.keys import AGAIN_SECONDS, unlocked_from
-from vnafs.upkeep import restore
+from vnafs.upkeep.plan import Source, secrets_of
 
 FILES = 24
 FIXED = int(os.environ.get("VNAFS_SEED", "0"))
@@ -124,8 +124,8 @@ def damage(home: Path, seed: int, hits: int) -> Damaged:
             life.mended()
         for target in (A, B):
             unlocked = unlocked_from(life.world.stores[target], RECOVERY)
-            secrets = None if unlocked is None else restore.secrets_of(unlocked)
-            assert restore.Source(life.world.stores[target], secrets).plan().problems == ()
+            secrets = None if unlocked is None else secrets_of(unlocked)
+            assert Source(life.world.stores[target], secrets).plan().problems == ()
     except BaseException as problem:
         problem.add_note(f"VNAFS_SEED={seed}, after {life.hits} hits")
         raise

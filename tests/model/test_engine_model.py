@@ -13,6 +13,7 @@ import shutil
 import tempfile
 import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -356,4 +357,5 @@ def test_a_log_of_another_life_of_the_environment_is_not_replayed(tmp_path: Path
 @settings(max_examples=5000, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(lives=st.lists(steps, min_size=1, max_size=5), seed=st.integers(0, 1 << 32))
 def test_power_cuts_for_long(lives: list[list[Changes | str]], seed: int) -> None:
-    test_after_a_power_cut_there_is_a_prefix_that_has_everything_synced.hypothesis.inner_test(lives, seed)
+    drawn: Any = test_after_a_power_cut_there_is_a_prefix_that_has_everything_synced
+    drawn.hypothesis.inner_test(lives, seed)

@@ -15,12 +15,13 @@ from tests.model.pipelineworld import Crash
 from tests.model.test_manifest_model import A, B, Rebuilt
 from vnafs.content import manifest
 from vnafs.domain.clock import NANOSECONDS
-from vnafs.domain.errors import NotFound
+from vnafs.domain.errors import NotFound, TargetUnavailable
 from vnafs.domain.files import FileState
-from vnafs.domain.ids import Inode, ObjectName, TargetName
+from vnafs.domain.ids import Inode, ObjectName, RepositoryId, TargetName
 from vnafs.domain.locks import Lock
 from vnafs.receipts import jws, keys, page
 from vnafs.upkeep.certify import Certifier
+from vnafs.upkeep.signing import Signing
 
 MARK = random.Random(4711).randbytes(64)
 OTHERS = [b"%d" % number for number in range(12)]
@@ -215,6 +216,52 @@ def test_what_is_locked_stays_until_then_and_says_so(home: Path) -> None:
     others_are_there(world)
 
 
+def test_status_says_how_many_erasures_are_pending_and_which_target_the_oldest_waits_for(home: Path) -> None:
+    world = filled(Erases(home, pack_target_bytes=64 * 1024))
+    assert world.pending() is None
+    world.trims = False
+    first = world.erase(b"doe")
+    found = world.pending()
+    assert found is not None
+    assert (found.count, found.oldest.number, found.is_frozen) == (1, first, False)
+    assert [(one.target, one.why) for one in found.targets] == [(A, ""), (B, "")], "nobody has looked yet"
+    world.collect(5000)
+    world.clock.advance(60)
+    second = world.fs.erasures.begin(RepositoryId(world.share), "asked for").number
+    world.fs.fold()
+    found = world.pending()
+    assert found is not None
+    assert (found.count, found.oldest.number, found.packs_left) == (2, first, 0)
+    assert [one.target for one in found.targets] == [A, B]
+    assert all("manifests up to number" in one.why for one in found.targets)
+    world.trims = True
+    world.until_complete(first)
+    world.until_complete(second)
+    assert world.pending() is None
+
+
+def test_status_names_the_one_target_that_does_not_say_whether_it_is_without_it(world: Erases) -> None:
+    number = world.erase(b"doe")
+    for _ in range(100):
+        world.collect(60)
+        if not world.eraser.standing(number)[2]["packs_left"]:
+            break
+    exists = world.targets[B].exists
+
+    def away(name: ObjectName) -> bool:
+        raise TargetUnavailable(target="b", why="no route")
+
+    world.targets[B].exists = away  # type: ignore[method-assign]
+    world.collect(5000)
+    found = world.pending()
+    assert found is not None
+    assert [one.target for one in found.targets] == [B]
+    assert "no route" in found.targets[0].why
+    world.targets[B].exists = exists  # type: ignore[method-assign]
+    world.until_complete(number)
+    assert world.pending() is None
+
+
 def test_what_a_target_charges_for_holds_nothing_back(world: Erases) -> None:
     Collecting.storage_seconds_min = 1e6
     try:
@@ -331,6 +378,9 @@ def test_nothing_goes_while_a_tripwire_is_touched_and_all_of_it_once_it_is_reset
     world.collect(5000)
     assert [place for place in world.has_bytes(MARK) if place.startswith("a:packs")]
     assert world.eraser.standing(number)[2]["waits"]
+    found = world.pending()
+    assert found is not None
+    assert found.is_frozen
     world.fs.repositories.set(repository, reset_tripwire=True)
     world.until_complete(number)
     assert world.has_bytes(MARK) == []
@@ -397,7 +447,8 @@ def test_the_certificate_says_what_is_pending_and_what_is_complete(home: Path, t
         lock = Lock(20_000)
 
     world = filled(Locked(home, pack_target_bytes=64 * 1024))
-    certifier = Certifier(world.eraser, archive=b"a" * 16, keys_folder=str(tmp_path), service=None, clock=world.clock)
+    signing = Signing(world._store, str(tmp_path), None, clock=world.clock)
+    certifier = Certifier(world.eraser, archive=b"a" * 16, signing=signing, service=None, clock=world.clock)
     number = world.erase(b"doe")
     world.collect(5000)
     pending = jws.unverified(certifier.certify(number).envelope)

@@ -11,7 +11,7 @@ from tests.model.pipelineworld import World
 from tests.model.test_pipeline_days import A, B, until_replicated
 from vnafs.content.packfile import PackReader
 from vnafs.domain.errors import Damaged
-from vnafs.domain.ids import PackId, Span
+from vnafs.domain.ids import ObjectName, PackId, Span
 from vnafs.domain.recipes import Codec
 
 IMAGES = {Codec.HTJ2K, Codec.JPEG_XL}
@@ -35,7 +35,7 @@ def a_study() -> dict[bytes, bytes]:
     }
 
 
-def pieces_on(world: World) -> list[tuple[str, int, Codec]]:
+def pieces_on(world: World) -> list[tuple[ObjectName, int, Codec]]:
     """Object, offset and codec of every piece on target A."""
     found = []
     for name in world.stores[A].list("packs/"):

@@ -21,6 +21,7 @@ from tests.model.pipelineworld import RECOVERY, Crash, World
 from tests.model.test_pipeline_model import Life
 from vnafs.content import manifest
 from vnafs.content.manifest import NAMESPACE, STORE
+from vnafs.domain.actors import Actor, Door
 from vnafs.domain.errors import DaemonUnreachable, NotFound, RecallFailed, Superseded
 from vnafs.domain.files import FileState
 from vnafs.domain.ids import ObjectName, TargetName
@@ -30,10 +31,11 @@ from vnafs.index.engines.memory import MemoryEngine
 from vnafs.index.inodes import NOT_QUEUED
 from vnafs.pipeline.keys import unlocked_from
 from vnafs.targets.port import Target
-from vnafs.upkeep import restore
+from vnafs.upkeep import plan, restore
 from vnafs.upkeep.adopt import adopt
 from vnafs.upkeep.changes import META_NAMES, NAMESPACE_TABLES, STORE_TABLES
 from vnafs.upkeep.manifests import Manifests
+from vnafs.upkeep.restored import Report
 
 FIXED = int(os.environ.get("VNAFS_SEED", "0"))
 A, B = TargetName("a"), TargetName("b")
@@ -66,6 +68,7 @@ class Recorded(World):
             seconds_max=60.0,
             kept_seconds=self.kept_seconds,
             keys=self.tiering.keys,
+            quarantine=self.tiering.quarantine,
             clock=self.clock,
             faults=self.fate,
             fatal=_raise,
@@ -97,7 +100,7 @@ class Recorded(World):
 
 def secrets_of(target: Target) -> manifest.Keys | None:
     unlocked = unlocked_from(target, RECOVERY)
-    return None if unlocked is None else restore.secrets_of(unlocked)
+    return None if unlocked is None else plan.secrets_of(unlocked)
 
 
 def _raise(problem: BaseException) -> None:
@@ -239,7 +242,7 @@ class Rebuilt(Recorded):
         if unlocked is None:
             return None
         self.adopt_keys(unlocked.with_master(b"n", self.clock.now(), os.urandom))
-        return restore.secrets_of(unlocked)
+        return plan.secrets_of(unlocked)
 
 
 @pytest.mark.parametrize("number", range(12))
@@ -351,10 +354,13 @@ def test_adopting_goes_on_from_what_is_here_with_numbers_that_nobody_had(past: R
     inodes = {past.inode(b"old")}
     past.stop()
     places = {r.number: past.targets[r.name] for r in past.tiering.replicators()}
-    report = adopt(past._namespace, past._store, places, clock=past.clock)
+    by = Actor(Door.COMMAND, 0, "root")
+    report = adopt(past._namespace, past._store, places, clock=past.clock, by=by)
     assert report.epoch == 1
     assert report.copies_in_doubt
     past.begin()
+    [(_, noted)] = past.fs.retentions.audit(0, 10)
+    assert (noted["action"], noted["who"]) == ("adopted", by.shown())
     assert past.manifests.compare() == ""
     past.superseded = ""
     past.write(b"new", b"x")
@@ -403,7 +409,7 @@ class Clone(Recorded):
 # -- manifests that are not what they should be ----------------------------------------------------------------------
 
 
-def load(world: Recorded, target: TargetName = A) -> tuple[restore.Report, dict[bytes, Engine]]:
+def load(world: Recorded, target: TargetName = A) -> tuple[Report, dict[bytes, Engine]]:
     engines: dict[bytes, Engine] = {NAMESPACE: MemoryEngine(), STORE: MemoryEngine()}
     return restore.load(world.stores[target], engines, silent), engines
 

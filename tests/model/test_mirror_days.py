@@ -11,10 +11,9 @@ from tests.model.mirrorworld import Mirrored
 from tests.model.pipelineworld import SOMEBODY
 from vnafs.domain.repositories import OnTrip
 from vnafs.fs.attributes import AttributeChanges
-from vnafs.fs.repositories import put_rules
 from vnafs.index import feeds, meta
 from vnafs.targets.faulty import Fault
-from vnafs.upkeep.mirroring import MirrorRules
+from vnafs.upkeep.mirroring import FOUND_AT_ONCE, MirrorRules
 
 
 @pytest.fixture
@@ -85,6 +84,45 @@ def test_a_folder_that_moves_takes_everything_along(world: Mirrored) -> None:
     world.fs.rename(world.share, b"p", world.share, b"q", 0)
     world.settled()
     assert set(world.objects()) == {f"share/q/study/{number}" for number in range(5)}
+    world.check()
+
+
+def test_a_folder_that_moves_is_copied_where_it_is_and_not_sent_again(tmp_path: Path) -> None:
+    world = Mirrored(tmp_path, rules(harm_seconds=60.0))
+    study = world.folder(b"p", b"study")
+    for number in range(5):
+        world.put(study, b"%d" % number, b"x%d" % number * 1000)
+    world.settled()
+    assert world.place.copied == []
+    world.fs.rename(world.share, b"p", world.share, b"q", 0)
+    world.settled()
+    assert sorted(world.place.copied) == [f"share/q/study/{number}" for number in range(5)]
+    assert set(world.objects()) == set(world.place.copied)
+    world.check()
+
+
+def test_what_was_overwritten_since_is_put_and_not_copied(tmp_path: Path) -> None:
+    world = Mirrored(tmp_path, rules(harm_seconds=60.0))
+    world.write(b"a", b"old" * 1000)
+    world.settled()
+    world.write(b"a", b"new" * 1000)
+    world.fs.rename(world.share, b"a", world.share, b"b", 0)
+    world.settled()
+    assert world.place.copies_asked == 0
+    assert world.objects() == {"share/b": b"new" * 1000}
+    world.check()
+
+
+@pytest.mark.parametrize("bad", [{"cut_at": 0}, {"wrong_byte_at": 0}, {"status": 403}, {"lost_reply": True}])
+def test_a_copy_that_fails_becomes_a_put(tmp_path: Path, bad: dict[str, int]) -> None:
+    world = Mirrored(tmp_path, rules(harm_seconds=60.0))
+    world.write(b"a", b"bytes" * 1000)
+    world.settled()
+    world.faulty.bad.script(Fault(operation="copy", **bad))
+    world.fs.rename(world.share, b"a", world.share, b"b", 0)
+    world.settled()
+    assert world.place.puts.count("share/b") == (1 if not {"wrong_byte_at", "lost_reply"} & set(bad) else 2)
+    assert world.objects() == {"share/b": b"bytes" * 1000}
     world.check()
 
 
@@ -287,6 +325,16 @@ def test_rows_that_were_lost_are_found_on_the_mirror(world: Mirrored) -> None:
     world.check()
 
 
+def test_however_many_names_are_found_on_the_mirror_none_of_them_is_passed_over(world: Mirrored) -> None:
+    world.write(b"a", b"1")
+    world.settled()
+    world.place.objects |= {f"share/gone{number:04d}": b"of rows that were lost" for number in range(2 * FOUND_AT_ONCE)}
+    world.rows = type(world.rows)()
+    world.begin()
+    world.settled()
+    assert world.objects() == {"share/a": b"1"}
+
+
 def test_a_mirror_that_is_ahead_of_an_archive_that_went_on_from_the_past_becomes_like_it(world: Mirrored) -> None:
     world.write(b"same", b"0")
     world.write(b"overwritten", b"1")
@@ -331,7 +379,7 @@ def trip(world: Mirrored, *, since_ns: int = 1) -> None:
     core = world.fs._core
     core.repositories[repository.id] = dataclasses.replace(repository, tripped_ns=since_ns, tripped_why="test")
     with core.change() as change:
-        put_rules(change, core.repositories[repository.id])
+        change.put_rules(core.repositories[repository.id])
 
 
 def test_a_tripwire_freezes_what_is_on_the_mirror_until_it_is_reset(world: Mirrored) -> None:

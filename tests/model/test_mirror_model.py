@@ -164,7 +164,7 @@ class Life:
 
     def fault(self) -> None:
         bad = self.world.faulty.bad
-        match self.dice.randrange(6):
+        match self.dice.randrange(8):
             case 0:
                 bad.die(self.dice.choice((2.0, 20.0)))
             case 1:
@@ -177,6 +177,10 @@ class Life:
                 bad.script(Fault(operation="replace", wrong_byte_at=0))
             case 5:
                 bad.script(Fault(status=403))
+            case 6:
+                bad.script(Fault(operation="copy", cut_at=1))
+            case 7:
+                bad.script(Fault(operation="copy", wrong_byte_at=0))
 
     def seal_fate(self) -> None:
         point = self.dice.choice(("", *POINTS))

@@ -16,11 +16,13 @@ import pytest
 from tests.model.treecheck import check_tree
 from tests.seeds import soak_dice
 from tests.semantics.trees import ALICE, Tree
-from tests.unit.fs.test_rollback import Crash, Fate, Shape, drain, moment, roll, settle, shape
+from tests.unit.fs.test_rollback import Crash, Fate, Shape, drain, files, moment, roll, settle, shape
 from vnafs.domain.clock import NANOSECONDS
 from vnafs.domain.errors import VnaError
+from vnafs.domain.files import FileState
 from vnafs.domain.ids import Inode, RepositoryId
 from vnafs.fs.asof import AS_OF, name_of
+from vnafs.fs.recall import RecallNeeded
 from vnafs.fs.settings import Settings
 
 FIXED = int(os.environ.get("VNAFS_SEED", "0"))
@@ -70,7 +72,10 @@ def without_what_differs(found: Shape) -> Shape:
 
 
 class Life:
-    """Random changes; everything is packed before a moment is remembered, so that all of it is kept."""
+    """Random changes; everything is sealed before a moment is remembered, so that all of it is kept.
+
+    Some of it is packed then, the rest perhaps after it was overwritten or removed.
+    """
 
     def __init__(self, tree: Tree, seed: int) -> None:
         self.tree = tree
@@ -111,19 +116,34 @@ class Life:
 
     def write(self, folder: Inode, name: bytes) -> None:
         tree = self.tree
-        handle, _ = tree.fs.create(folder, name, 0o644, os.O_WRONLY | os.O_TRUNC, ALICE)
-        tree.fs.write(handle, 0, self.dice.randbytes(5))
+        flags = os.O_RDWR | self.dice.choice((0, os.O_TRUNC))
+        try:
+            handle, _ = tree.fs.create(folder, name, 0o644, flags, ALICE)
+        except RecallNeeded as needed:
+            tree.recall(needed)
+            handle, _ = tree.fs.create(folder, name, 0o644, flags, ALICE)
+        tree.fs.write(handle, 0, self.dice.randbytes(self.dice.choice((3, 5))))
         tree.fs.release(handle)
 
+    def seal(self) -> None:
+        """Everything is sealed, and some of it packed."""
+        for inode in files(self.tree):
+            if self.tree.fs.facts(inode).state is FileState.OPEN:
+                self.tree.advance(inode, self.dice.choice((FileState.SEALED, FileState.PACKED)))
+
     def remember(self) -> None:
-        """A whole second at which everything is packed."""
+        """A whole second at which everything is sealed."""
         tree = self.tree
-        settle(tree)
+        self.seal()
+        check_tree(tree.engine, tree.spool)
         tree.clock.wall += NANOSECONDS - tree.clock.wall % NANOSECONDS
         self.moments.append((moment(tree), shape(tree)))
 
     def look_back(self) -> None:
         when, then = self.dice.choice(self.moments)
+        if self.tree.left() and self.dice.random() < 0.5:
+            self.tree.crash()
+        self.tree.pack_left()
         assert seen_then(self.tree, when) == without_what_differs(then)
 
     def go_back(self) -> None:
@@ -142,6 +162,8 @@ class Life:
                 tree.fs.rollbacks.step()
             except Crash:
                 tree.crash()
+            if tree.left() and self.dice.random() < 0.3:
+                tree.pack_left()
         fate.left = -1
         assert shape(tree) == then
         check_tree(tree.engine, tree.spool)

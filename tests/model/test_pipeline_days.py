@@ -10,7 +10,8 @@ import pytest
 from tests.model.pipelineworld import QUIET_SECONDS, World
 from vnafs.domain.errors import RecallFailed
 from vnafs.domain.files import FileState
-from vnafs.domain.ids import TargetName
+from vnafs.domain.ids import TargetName, Version
+from vnafs.index import contents
 from vnafs.pipeline.recall import STAGED_SECONDS_MAX
 from vnafs.pipeline.replicate import BACKOFF_SECONDS_MAX
 from vnafs.targets.faulty import Fault
@@ -96,6 +97,24 @@ def test_news_of_bytes_that_a_file_had_before_is_not_taken_for_news_of_those_it_
         assert state < FileState.PACKED or known
         assert state < FileState.REPLICATED or copies
     assert world.state(b"file") is FileState.REPLICATED
+
+
+def test_the_use_of_a_version_that_loss_of_power_took_back_goes_when_it_has_other_bytes(world: World) -> None:
+    world.write(b"file", b"first")
+    world.settle()
+    inode = world.inode(b"file")
+    version = world.fs.facts(inode).version
+    with world.writing() as tx:
+        for content in list(contents.every(tx)):
+            contents.add_use(tx, content.number, inode, Version(version + 1))
+    world.stop()
+    world.begin()
+    pass_time(world, 60)
+    world.write(b"file", b"others")
+    world.settle()
+    pass_time(world, 60)
+    assert world.fs.facts(inode).version == version + 1
+    assert world.uses() == world.sealed() | world.remembered()
 
 
 def test_a_large_file_that_shrinks_while_it_is_packed_is_packed_again(world: World) -> None:
@@ -234,3 +253,84 @@ def test_staged_bytes_that_nobody_takes_go_after_a_while(world: World) -> None:
     world.clock.advance(STAGED_SECONDS_MAX)
     world.tiering.watch_disk()
     assert world.files_in("staging") == []
+
+
+# -- versions that are over before they are packed ---------------------------------------------------------------------
+
+
+def seal(world: World, *names: bytes) -> None:
+    """They are in an open pack, and the tree knows their hashes."""
+    for _ in range(30):
+        if all(world.state(name) is FileState.SEALED for name in names):
+            return
+        pass_time(world, 1)
+    raise AssertionError([world.state(name) for name in names])
+
+
+def end_versions(world: World) -> dict[bytes, bytes]:
+    """Four files whose sealed versions end in four ways; their bytes."""
+    data = {name: os.urandom(20_000) for name in (b"removed", b"replaced", b"emptied", b"patched")}
+    for name, bytes_ in data.items():
+        world.write(name, bytes_)
+    seal(world, *data)
+    world.unlink(b"removed")
+    world.write(b"new", b"new")
+    world.rename(b"new", b"replaced")
+    world.write(b"emptied", b"encrypted")
+    world.patch(b"patched", 0, b"encrypted")
+    assert world.left() == 4
+    return data
+
+
+def bytes_kept(world: World) -> set[bytes]:
+    """What every version that is kept comes back as."""
+    found = set()
+    for number, past in enumerate(world.past()):
+        if not past.is_kept:
+            continue
+        name = world.past_name(
+            past.inode,
+        ) or next(n for n in world.names() if world.inode(n) == past.inode)
+        back = b"back %d" % number
+        world.fs.versions.undelete(b"share/" + name, label=f"{past.inode}.{past.version}", to=b"share/" + back)
+        found.add(world.read(back))
+    return found
+
+
+@pytest.mark.parametrize("dies", [False, True])
+def test_versions_that_were_sealed_are_kept_whoever_dies_before_their_pack_is_closed(world: World, dies: bool) -> None:
+    data = end_versions(world)
+    if dies:
+        world.die()  # what was in the open pack is forgotten
+        world.begin()
+    before = world.fate.reached["seal.hashed"]
+    pass_time(world, 60)
+    assert world.left() == 0
+    assert bytes_kept(world) >= set(data.values())
+    reads = world.fate.reached["seal.hashed"] - before
+    assert reads == 3 + (4 if dies else 0), "each is read once, however long its pack stays open"
+    world.settle()
+    world.fs._core.sync()
+    world.fs.reap()
+    assert not [name for name in world.files_in("spool") if name.startswith("copies/")]
+
+
+def test_a_pack_that_could_not_be_written_costs_no_version(world: World) -> None:
+    data = end_versions(world)
+    path = next(name for name in world.files_in("packs") if name.endswith(".building"))
+    (world.home / "packs" / path).unlink()
+    pass_time(world, 60)
+    assert world.left() == 0
+    assert bytes_kept(world) >= set(data.values())
+
+
+def test_a_copy_that_was_torn_is_given_up_and_never_served(world: World) -> None:
+    end_versions(world)
+    world.die()
+    [copy] = [name for name in world.files_in("spool") if name.startswith("copies/")]
+    (world.home / "spool" / copy).write_bytes(bytes(20_000))
+    world.begin()
+    pass_time(world, 60)
+    assert world.left() == 0
+    assert len(world.kept()) == 3
+    assert bytes(20_000) not in bytes_kept(world)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -42,7 +43,7 @@ def cut_short(path: Path) -> None:
     os.truncate(path, path.stat().st_size // 2)
 
 
-ROT = {"a bit": flip, "its end": cut_short, "all of it": Path.unlink}
+ROT: dict[str, Callable[[Path], None]] = {"a bit": flip, "its end": cut_short, "all of it": Path.unlink}
 
 
 def the_pack(world: World) -> Path:

@@ -64,6 +64,8 @@ class Life:
         """Every content that was acknowledged, by SHA-256."""
         self.undeleted: set[Inode] = set()
         """They may have come back before they had all their copies."""
+        self.coming_back = b""
+        """The name that the step under way gives to such a file; a crash may come when it has it."""
         self.trail: list[str] = []
         self.steps: list[tuple[int, Callable[[], None]]] = [
             (8, self.write),
@@ -102,6 +104,7 @@ class Life:
         """Do one step; a crash in it, or in coming back from it, is part of life."""
         self.trail.append(step.__name__)
         self.possible: dict[bytes, list[bytes | None]] = {}
+        self.coming_back = b""
         try:
             step()
         except Crash as crash:
@@ -150,6 +153,8 @@ class Life:
             assert found in allowed, f"{name!r} holds neither what it held nor what was on its way"
             if found is not None:
                 self.expected[name] = found
+                if name == self.coming_back:
+                    self.undeleted.add(self.world.inode(name))
         self.possible = {}
         return set(self.expected)
 
@@ -224,6 +229,7 @@ class Life:
         if data is None or name is None:
             return
         self.possible = {new: [data]}
+        self.coming_back = new
         label = f"{chosen.inode}.{chosen.version}"
         try:
             self.world.fs.versions.undelete(b"share/" + name, label=label, to=b"share/" + new)
@@ -386,7 +392,8 @@ class Life:
         if self.rots_here:
             assert world.uses() >= world.sealed()
         else:
-            assert world.sealed() | world.kept() <= world.uses() <= world.sealed() | world.remembered()
+            assert world.uses() == world.sealed() | world.kept()
+            assert world.kept() == world.remembered(), "a version that was sealed is lost"
         for name in self.expected:
             assert world.evict(name), name
         for target in (A, B):

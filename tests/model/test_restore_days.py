@@ -11,6 +11,7 @@ import pytest
 from tests.model.pipelineworld import SOMEBODY
 from tests.model.test_manifest_model import ARCHIVE, A, B, Rebuilt, Recorded, carried, load, settled
 from vnafs.content import manifest
+from vnafs.domain.actors import SYSTEM
 from vnafs.domain.copies import CopyState
 from vnafs.domain.errors import NotFound, RecallFailed
 from vnafs.domain.files import FileState
@@ -348,7 +349,7 @@ def test_the_epoch_after_adopting_is_above_that_of_any_segment_there(world: Reco
     raise_epoch_of_head(world, 6, usable=False)
     world.stop()
     places = {r.number: world.targets[r.name] for r in world.tiering.replicators()}
-    assert adopt(world._namespace, world._store, places, clock=world.clock).epoch == 7
+    assert adopt(world._namespace, world._store, places, clock=world.clock, by=SYSTEM).epoch == 7
 
 
 def test_numbers_of_contents_go_on_after_those_that_a_pack_claims(world: Recorded) -> None:

@@ -7,10 +7,12 @@ from pathlib import Path
 import pytest
 
 from tests.model.test_manifest_model import A, Rebuilt, Recorded, settled
+from vnafs.domain.events import Event, EventKind
+from vnafs.domain.files import FileState
 from vnafs.domain.ids import RepositoryId
 from vnafs.fs import rollback
-from vnafs.index import keys
-from vnafs.index.engine import prefix_stop
+from vnafs.index import keys, past
+from vnafs.index.engine import Transaction, prefix_stop
 
 
 @pytest.fixture
@@ -62,6 +64,24 @@ def test_kept_versions_come_back_can_be_read_and_expire(world: Recorded, tmp_pat
             assert not list(reader.scan(table, prefix_stop(table)))
     made.settle()
     assert made.uses() == made.sealed()
+
+
+def test_a_version_whose_pack_came_before_the_news_of_it_is_kept(world: Recorded, tmp_path: Path) -> None:
+    world.write(b"deleted", b"bytes")
+    settled(world)
+    world.unlink(b"deleted")
+    [was] = world.past()
+
+    def unsay(tx: Transaction) -> None:
+        past.put_version(tx, was._replace(row=was.row._replace(state=FileState.SEALED)), is_new=False)
+        world.fs._core.feed.append(tx, Event(EventKind.KEPT, was.inode, was.version))
+
+    world.feed(unsay)
+    recorded(world)
+    made = restored(world, tmp_path / "made")
+    assert [found.is_kept for found in made.past()] == [True]
+    made.fs.versions.undelete(b"share/deleted")
+    assert made.read(b"deleted") == b"bytes"
 
 
 def test_a_rollback_that_was_under_way_is_finished(

@@ -34,6 +34,7 @@ class Scrubbed(Recorded):
             copyists=self.tiering.replicators,
             evict=lambda inodes: [decision.yes for decision in self.tiering.evictor.evict_many(inodes)],
             manifests=self.manifests.look_again,
+            quarantine=self.tiering.quarantine,
             clock=self.clock,
             fatal=_raise,
         )
@@ -216,8 +217,8 @@ def test_the_rate_is_kept(world: Scrubbed) -> None:
     settings = ScrubSettings(PERIOD_SECONDS, 1_000_000)
     scrub = Scrub(
         world._store, Namespace(world._namespace), world.fs.local_path, settings,
-        copyists=world.tiering.replicators, evict=lambda _: [], manifests=lambda: iter(()), clock=world.clock,
-        fatal=_raise,
+        copyists=world.tiering.replicators, evict=lambda _: [], manifests=lambda: iter(()),
+        quarantine=world.tiering.quarantine, clock=world.clock, fatal=_raise,
     )  # fmt: skip
     assert scrub._pause_seconds(2_000_000, 0.5) == 1.5
     assert scrub._pause_seconds(100, 9.0) == 0.0

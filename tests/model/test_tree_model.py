@@ -24,7 +24,7 @@ from tests.seeds import soak_dice
 from vnafs.domain.clock import Instant
 from vnafs.domain.errors import VnaError
 from vnafs.domain.files import FileState, Proposal, Seal, Verdict
-from vnafs.domain.ids import Inode
+from vnafs.domain.ids import ROOT, Inode, RepositoryId
 from vnafs.domain.repositories import Acknowledgement
 from vnafs.fs.attributes import AttributeChanges
 from vnafs.fs.caller import Caller
@@ -32,13 +32,16 @@ from vnafs.fs.filesystem import Filesystem
 from vnafs.fs.handles import Handle
 from vnafs.fs.recall import RangeNeeded, RecallNeeded
 from vnafs.fs.settings import Settings
+from vnafs.index import keys
+from vnafs.index.engine import prefix_stop
 from vnafs.index.engines.memory import MemoryEngine
 from vnafs.local.spool import Spool, fingerprint_of
 
-NAMES = [b"a", b"b", b"c", b"d\xff", b"e" * 40]
+NAMES = [b"a", b"A", b"Bc", b"d\xff", b"E" * 40]
 TOO_LONG = b"x" * 256
 DEPTH_MAX = 3
 HANDLES_MAX = 6
+USED_EVERY = 200
 PATH_BYTES_MAX = 3800
 WHO = Caller(os.geteuid(), os.getegid())
 AT_FDCWD = -100
@@ -179,7 +182,10 @@ class Ours:
         self.tiered = dict.fromkeys(Verdict, 0)
         self.recalled = 0
         self.fs = self._start()
-        self.root = Inode(self.fs.repositories.add("r", acknowledgement=Acknowledgement.WRITTEN, uid=WHO.uid).id)
+        made = self.fs.repositories.add(
+            "r", acknowledgement=Acknowledgement.WRITTEN, uid=WHO.uid, quota_bytes=1 << 50, quota_files=1 << 50
+        )
+        self.root = Inode(made.id)
 
     def _start(self) -> Filesystem:
         return Filesystem(self.engine, self.spool, self.clock, settings=self.settings)
@@ -190,6 +196,15 @@ class Ours:
             handle.file.close_descriptors()
         self.handles.clear()
         self.fs = self._start()
+
+    def check_used(self) -> None:
+        """What the quota counts is what stat(2) shows of every inode, with and without a name."""
+        used = self.fs.used(RepositoryId(self.root))  # before looking, which lets the tree look too
+        with self.engine.read() as reader:
+            numbers = [Inode(keys.number_of(key)) for key, _ in reader.scan(keys.INODES, prefix_stop(keys.INODES))]
+        shown = [self.fs.getattr(number) for number in numbers if number != ROOT]
+        size_bytes = sum(found.size_bytes for found in shown if stat.S_ISREG(found.mode))
+        assert used == (len(shown), size_bytes)
 
     # -- walking --------------------------------------------------------------------------------------------
 
@@ -418,6 +433,8 @@ class Pair:
         self.steps += 1
         what = chance.choices(*OPERATIONS)[0]
         getattr(self, f"do_{what}")(chance)
+        if self.steps % USED_EVERY == 0:
+            self.ours.check_used()
 
     # -- one method an operation ----------------------------------------------------------------------------
 
@@ -546,6 +563,7 @@ class Pair:
                 elif kind == stat.S_IFREG:
                     self.both("content", below)
         self.ours.fs.reap()
+        self.ours.check_used()
         check_tree(self.ours.engine, self.ours.spool, open_inodes={h.file.inode for h in self.ours.handles.values()})
 
 

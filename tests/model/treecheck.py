@@ -9,10 +9,12 @@ from collections.abc import Set as AbstractSet
 
 from vnafs.domain.files import Candidate, FileState
 from vnafs.domain.ids import ROOT, Inode
-from vnafs.index import entries, inodes, keys, repositories
+from vnafs.index import caseless, counts, entries, inodes, keys, recount, repositories
 from vnafs.index.engine import Engine, prefix_stop
 from vnafs.index.inodes import NOT_QUEUED
-from vnafs.local.spool import QUARANTINE, Spool
+from vnafs.index.past import find_version
+from vnafs.index.unpacked import some
+from vnafs.local.spool import QUARANTINE, Spool, original_of
 
 
 def check_tree(engine: Engine, spool: Spool, open_inodes: AbstractSet[Inode] = frozenset()) -> None:
@@ -24,26 +26,40 @@ def check_tree(engine: Engine, spool: Spool, open_inodes: AbstractSet[Inode] = f
         }
         queued = {key for key, _ in reader.scan(b"Q", b"R")}
         orphans = {Inode(keys.number_of(key)) for key, _ in reader.scan(keys.ORPHANS, prefix_stop(keys.ORPHANS))}
+        unpacked = {(one.inode, one.version): one.place for one in some(reader, 1 << 30)}
+        for (inode, version), place in unpacked.items():
+            past = find_version(reader, inode, version)
+            assert past is not None, f"{inode}.{version} is to be packed and not remembered"
+            assert past.row.state is FileState.SEALED, f"{inode}.{version} is packed and to be packed"
+            assert original_of(place) == version
+        assert counts.every_used(reader) == recount.every_used(reader), "what repositories have is not what is counted"
         dropped = {keys.dropped_of(key) for key, _ in reader.scan(keys.DROPPED, prefix_stop(keys.DROPPED))}
         limbos = {repository.limbo for repository in repositories.every(reader)}
         names: Counter[Inode] = Counter()
         below: Counter[Inode] = Counter()
         by_name = sum(1 for _ in reader.scan(b"E", b"F"))
         by_cookie = 0
+        folded = {key for key, _ in reader.scan(keys.FOLDED, prefix_stop(keys.FOLDED))}
         for inode, row in rows.items():
             if row.is_directory:
-                for place in entries.listing(reader, inode):
+                for listed in entries.listing(reader, inode):
                     by_cookie += 1
-                    entry = entries.find(reader, inode, place.name)
+                    entry = entries.find(reader, inode, listed.name)
                     assert entry is not None
-                    assert entry[:3] == (place.inode, place.cookie, place.kind), f"{inode}: a name and its place differ"
-                    assert rows[place.inode].mode >> 12 == place.kind
-                    names[place.inode] += 1
-                    if rows[place.inode].is_directory:
+                    assert entry[:3] == (listed.inode, listed.cookie, listed.kind), (
+                        f"{inode}: a name and its listed differ"
+                    )
+                    assert rows[listed.inode].mode >> 12 == listed.kind
+                    folded.discard(caseless.row_of(inode, listed.name, listed.cookie))
+                    other = entries.find_caseless(reader, inode, listed.name.swapcase())
+                    assert other is not None or not listed.name.isascii(), f"{inode}: a name is not found by its case"
+                    names[listed.inode] += 1
+                    if rows[listed.inode].is_directory:
                         below[inode] += 1
-                        assert rows[place.inode].parent == inode
-                    assert rows[place.inode].repository == (row.repository or place.inode)
+                        assert rows[listed.inode].parent == inode
+                    assert rows[listed.inode].repository == (row.repository or listed.inode)
         assert by_name == by_cookie, "names and places differ in number"
+        assert not folded, "a name is gone and still found by its case"
     for inode, row in rows.items():
         if row.is_directory:
             assert row.nlink == 2 + below[inode], f"directory {inode}"
@@ -70,4 +86,7 @@ def check_tree(engine: Engine, spool: Spool, open_inodes: AbstractSet[Inode] = f
         if QUARANTINE not in folder
         for name in files
     }
-    assert found == local | dropped, "local files differ from the rows"
+    left = {(inode, place) for (inode, _), place in unpacked.items()}
+    assert not left & (local | dropped), "local bytes have two rows"
+    assert local | left <= found, "local files are missing"
+    assert found <= local | dropped | left, "local files differ from the rows"

@@ -19,7 +19,8 @@ import xxhash
 import zstandard
 
 from tests import studies
-from vnafs.content import packfile, rasters
+from vnafs.content import codecs, packfile, rasters
+from vnafs.content.bases import Base, Bases
 from vnafs.content.encoder import Encoder, NoAttempts
 from vnafs.content.packfile import FileHints, PackHeader, PackReader, PackWriter
 from vnafs.content.splitters import examine
@@ -72,7 +73,7 @@ def table(heading: str, nth: int = 0) -> dict[str, Field]:
 
 
 HEADER, FOOTER = table("Header"), table("Footer")
-IMAGE = table("Images")
+IMAGE, BASE = table("Images"), table("Bases")
 RECORD, ENTRY = table("Recipe record", 0), table("Recipe record", 1)
 
 
@@ -136,13 +137,25 @@ def raw_of(entry: bytes, pack: bytes) -> bytes:
     stored, codec = pack[at : at + length], ENTRY["codec"].number_in(entry)
     if codec == 0:
         return stored
-    if codec > 2:
+    if codec in (3, 4):
         return image_of(stored, codec)
+    if codec == 5:
+        return after_base(stored, pack)
     plain = zstandard.ZstdDecompressor().decompress(stored)
     if codec == 1:
         return plain
     half = (len(plain) + 1) // 2
     return bytes(plain[n // 2] if n % 2 == 0 else plain[half + n // 2] for n in range(len(plain)))
+
+
+def after_base(stored: bytes, pack: bytes) -> bytes:
+    """The raw bytes of a piece that leans on another one, as the document says."""
+    head = {name: field.number_in(stored) for name, field in BASE.items() if name != "frame"}
+    base = pack[head["offset"] : head["offset"] + head["stored_bytes"]]
+    before = zstandard.ZstdDecompressor().decompress(base)
+    assert (len(before), xxh3(before)) == (head["raw_bytes"], head["guard"])
+    dictionary = zstandard.ZstdCompressionDict(before, dict_type=zstandard.DICT_TYPE_RAWCONTENT)
+    return zstandard.ZstdDecompressor(dict_data=dictionary).decompress(stored[BASE["frame"].offset :])
 
 
 def image_of(stored: bytes, codec: int) -> bytes:
@@ -168,17 +181,19 @@ def image_of(stored: bytes, codec: int) -> bytes:
 def write(folder, contents: dict[bytes, bytes], leaning: Recipe | None = None) -> tuple[Pack, list[Recipe], PackId]:
     header = PackHeader(new_pack_id(), ARCHIVE, RepositoryId(4711), 9, Instant(CREATED))
     writer = PackWriter(str(folder / f"{header.pack.hex()}.pack"), header, repository_name="radiology")
-    recipes = []
+    recipes, bases = [], Bases()
     for number, (path, data) in enumerate(contents.items()):
         examined = examine(data)
         refs: list[PieceRef] = []
         for cut in examined.cuts:
             raw = data[cut.offset : cut.offset + cut.length_bytes]
-            encoded = ENCODER.encode(raw, cut.kind, cut.raster)
+            leant = bases.lean(raw) if cut.kind is PieceKind.DICOM_HEADER else None
+            encoded = leant or ENCODER.encode(raw, cut.kind, cut.raster)
             digest = Sha256(hashlib.sha256(raw).digest())
             refs.append(
                 writer.append_piece(encoded.data, raw_bytes=len(raw), codec=encoded.codec, kind=cut.kind, sha256=digest)
             )
+            bases.add(refs[-1], raw)
         made = Recipe(Sha256(hashlib.sha256(data).digest()), len(data), tuple(refs))
         hints = FileHints(
             path, Inode(number), Version(1), 0o100644, 10, 20, 30, 40, {b"user.x": b"\xff"}, examined.facts
@@ -205,6 +220,8 @@ CONTENTS = {
     b"us/colour.dcm": studies.real_dicom_file("examples_rgb_color.dcm"),
     b"us/planes.dcm": studies.a_native_colour_image(planes=True),
     b"us/odd.dcm": studies.a_native_colour_image(rows=101, columns=103),
+    b"ct/corrected.dcm": studies.with_corrected_header(studies.real_dicom_file("693_UNCR.dcm")),
+    b"ct/again.dcm": studies.with_corrected_header(studies.real_dicom_file("693_UNCR.dcm"), seed=2),
 }
 
 
@@ -317,7 +334,7 @@ def test_f7_every_piece_decodes_to_its_length_and_hash(pack):
             assert hashlib.sha256(raw).digest() == ENTRY["sha256"].bytes_in(entry)
             assert 0 < ENTRY["stored_bytes"].number_in(entry) <= len(raw)
             seen.add(ENTRY["codec"].number_in(entry))
-    assert seen == {0, 1, 2, 3, 4}
+    assert seen == {0, 1, 2, 3, 4, 5}
 
 
 def test_f8_every_frame_states_its_content_size(pack):
@@ -327,6 +344,7 @@ def test_f8_every_frame_states_its_content_size(pack):
         for line in pack.lines_of("piece")
         if line["codec"] in (1, 2)
     ]
+    frames += [(stored_of(pack, line)[BASE["frame"].offset :], line["raw"]) for line in leaning_of(pack)]
     assert len(frames) > 3
     for frame, size in frames:
         assert zstandard.frame_content_size(frame) == size
@@ -522,6 +540,76 @@ def test_f19_damage_and_a_codestream_of_another_size_never_reach_a_decoder(pack,
         other[:8] = xxh3(bytes(other[8:])).to_bytes(8, "little")
         with pytest.raises(errors.Damaged):
             rasters.decode_image(bytes(other), Codec(codec), raw_bytes)
+
+
+def leaning_of(pack: Pack) -> list[dict]:
+    return [line for line in pack.lines_of("piece") if line["codec"] == 5]
+
+
+def stored_of(pack: Pack, line: dict) -> bytes:
+    return pack.data[line["offset"] : line["offset"] + line["stored"]]
+
+
+def test_f20_a_base_is_an_earlier_piece_of_the_same_pack_that_leans_on_nothing(pack):
+    pieces = {line["offset"]: line for line in pack.lines_of("piece")}
+    assert len(leaning_of(pack)) >= 2
+    for line in leaning_of(pack):
+        head = {name: field.number_in(stored_of(pack, line)) for name, field in BASE.items() if name != "frame"}
+        base = pieces[head["offset"]]
+        assert head["offset"] < line["offset"]
+        assert (base["codec"], base["stored"], base["raw"]) == (1, head["stored_bytes"], head["raw_bytes"])
+        assert hashlib.sha256(after_base(stored_of(pack, line), pack.data)).hexdigest() == line["sha256"]
+
+
+def test_f21_a_base_that_begins_like_a_dictionary_is_raw_content_all_the_same(pack):
+    before = bytes.fromhex("37a430ec") + os.urandom(100) + b"header " * 1000
+    plain = before + b"and what differs"
+    bases = Bases()
+    alone = codecs.encode(before, PieceKind.DICOM_HEADER)
+    nobody = PackId(bytes(16)), Sha256(bytes(32))
+    ref = PieceRef(nobody[0], 256, len(alone.data), len(before), alone.codec, PieceKind.DICOM_HEADER, nobody[1])
+    bases.add(ref, before)
+    leaning = bases.lean(plain)
+    assert leaning is not None
+    assert after_base(leaning.data, bytes(256) + alone.data) == plain
+    for stored in (leaning.data, *(stored_of(pack, line) for line in leaning_of(pack))):
+        assert zstandard.get_frame_parameters(stored[BASE["frame"].offset :]).dict_id == 0
+
+
+def test_f22_a_head_that_leads_astray_is_damage_and_nothing_is_taken_for_it(written):
+    pack, recipes, _ = written
+    ref = next(ref for made in recipes for ref in made.pieces if ref.codec is Codec.ZSTD_AFTER_BASE)
+    stored = pack.data[ref.offset : ref.offset + ref.stored_bytes]
+    asked: list[Base] = []
+
+    def fetch(base: Base) -> bytes:
+        asked.append(base)
+        return packfile.open_base(base, pack.data[base.offset : base.offset + base.stored_bytes])
+
+    def changed(name: str, number: int) -> bytes:
+        field = BASE[name]
+        packed = number.to_bytes(field.length_bytes, "little")
+        return stored[: field.offset] + packed + stored[field.offset + field.length_bytes :]
+
+    assert packfile.open_piece(ref, stored, fetch) == after_base(stored, pack.data)
+    assert len(asked) == 1
+    for wrong in (
+        changed("offset", ref.offset),
+        changed("offset", ref.offset - 1),
+        changed("offset", (1 << 64) - 1),
+        changed("stored_bytes", 0),
+        changed("stored_bytes", 65_537 + 16),
+        changed("raw_bytes", 0),
+        changed("raw_bytes", 65_537),
+        stored[:24],
+        stored[:7],
+    ):
+        with pytest.raises(errors.Damaged):
+            packfile.open_piece(ref, wrong, fetch)
+    assert len(asked) == 1
+    for wrong in (changed("guard", 1), changed("offset", 256), changed("raw_bytes", 65_536)):
+        with pytest.raises(errors.Damaged):
+            packfile.open_piece(ref, wrong, fetch)
 
 
 def test_every_promise_of_the_document_is_executed():

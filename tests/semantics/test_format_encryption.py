@@ -17,8 +17,10 @@ import sys
 from pathlib import Path
 
 import pytest
+import xxhash
 import zstandard
 from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.keywrap import InvalidUnwrap, aes_key_unwrap
 
@@ -30,9 +32,11 @@ from vnafs.content.manifest import Header, Kind, Operation, Row
 from vnafs.content.packfile import FileHints, PackHeader, PackReader, PackWriter
 from vnafs.domain import errors
 from vnafs.domain.clock import Instant
+from vnafs.domain.envelopes import KeyId
 from vnafs.domain.faults import NoFaults
 from vnafs.domain.ids import Inode, PackId, RepositoryId, Sha256, Span, TargetName, Version, new_pack_id
 from vnafs.domain.recipes import Codec, PieceKind, Recipe
+from vnafs.extract import vna_extract
 from vnafs.pipeline.keys import Keys, unlocked_from
 from vnafs.targets.body import BytesBody
 from vnafs.targets.memory import MemoryTarget
@@ -347,9 +351,37 @@ def test_c8_a_manifest_object_without_the_key_is_not_taken(ring: keyring.Unlocke
         manifest.decode(whole)
     head = bytearray(whole)  # another number, guard and all: what the guard cannot show, the key does
     head[40] = 9
-    head[376:384] = manifest.xxhash.xxh3_64_intdigest(bytes(head[:376])).to_bytes(8, "little")
+    head[376:384] = xxhash.xxh3_64_intdigest(bytes(head[:376])).to_bytes(8, "little")
     with pytest.raises(errors.Damaged):
         manifest.decode(bytes(head), keys)
+
+
+def test_c10_the_key_of_receipts_is_wrapped_as_others_and_reads_nothing(tmp_path: Path) -> None:
+    with_receipts = made().with_key(keyring.RECEIPTS, NOW, os.urandom)
+    document = json.loads(with_receipts.encode())
+    [entry] = [entry for entry in document["keys"] if entry["repository"] == 1]
+    seed = keys_of(document, RECOVERY)[bytes.fromhex(entry["id"])]
+    signing = Ed25519PrivateKey.from_private_bytes(seed)
+    keys = keys_object(with_receipts)
+    assert [one.secret for one in keys.signing()] == [seed]
+    keys.rotate(REPOSITORY)
+    assert [one.secret for one in keys.signing()] == [seed]
+    # a manifest object that somebody made with the stolen key of receipts is not read with it
+    stolen = crypt.Key(KeyId(bytes.fromhex(entry["id"])), seed)
+    forged = manifest.encode(Header(Kind.SEGMENT, ARCHIVE, 1, 1, NOW), [], manifest.Keys(stolen, {stolen.id: stolen}))
+    with pytest.raises(errors.KeyMissing):
+        manifest.decode(forged, keys.manifests())
+    target = tmp_path / "target"
+    (target / "keys").mkdir(parents=True)
+    (target / "keys" / "0000000000000003.keys").write_bytes(with_receipts.encode())
+    assert (
+        signing.private_bytes_raw()
+        not in vna_extract.Keys(
+            vna_extract.open_target(f"file://{target}"), keyring.recovery_text(RECOVERY).encode()
+        )._keys.values()
+    )
+    keys.renew(master=MASTER, recovery=RECOVERY)
+    assert [one.secret == seed for one in keys.signing()] == [True, False]
 
 
 def test_c9_an_object_without_its_key_says_no_name_and_no_hash(pack: Pack, ring: keyring.Unlocked) -> None:
@@ -370,9 +402,9 @@ def test_c9_an_object_without_its_key_says_no_name_and_no_hash(pack: Pack, ring:
 
 
 def test_the_documents_words_name_every_promise() -> None:
-    assert sorted(set(re.findall(r"\*\*C-(\d+)\*\*", SECTION)), key=int) == [str(n) for n in range(1, 10)]
+    assert sorted(set(re.findall(r"\*\*C-(\d+)\*\*", SECTION)), key=int) == [str(n) for n in range(1, 11)]
     source = Path(__file__).read_text(encoding="utf-8")
-    assert set(re.findall(r"def test_c(\d+)_", source)) == {str(n) for n in range(1, 10)}
+    assert set(re.findall(r"def test_c(\d+)_", source)) == {str(n) for n in range(1, 11)}
 
 
 def test_the_extractor_reads_the_same_keys(tmp_path: Path, ring: keyring.Unlocked) -> None:

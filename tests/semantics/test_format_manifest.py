@@ -21,6 +21,7 @@ from tests.semantics.test_format import DOCUMENT, Field, assert_constants, table
 from tests.semantics.trees import HandClock
 from vnafs.content import manifest
 from vnafs.domain import errors
+from vnafs.domain.actors import at_mount
 from vnafs.domain.clock import Instant
 from vnafs.domain.events import Event, EventKind
 from vnafs.domain.faults import NoFaults
@@ -57,6 +58,7 @@ from vnafs.index import (
     protections,
     repositories,
     retentions,
+    signers,
     xattrs,
 )
 from vnafs.index.engines.memory import MemoryEngine
@@ -65,6 +67,7 @@ from vnafs.index.holds import Hold
 from vnafs.index.inodes import NOT_QUEUED, InodeRow
 from vnafs.index.past import PastName, PastVersion
 from vnafs.index.queue import DUE_NEVER
+from vnafs.index.signers import Reason, Signer
 from vnafs.upkeep.changes import META_NAMES, NAMESPACE_TABLES, STORE_TABLES
 from vnafs.upkeep.ledger import Ledger
 from vnafs.upkeep.record import Record
@@ -75,7 +78,7 @@ RUN = table("Runs and snapshots")
 ENTRY, INODE, PAST_NAME, PAST_VERSION, RETENTION, HOLD, ERASURE_ROW, ERASED_ROW = (
     table("The namespace", nth) for nth in range(8)
 )
-CONTENT, PACK, PIECE, PROTECTION, FROZEN = (table("The store", nth) for nth in range(5))
+CONTENT, PACK, PIECE, PROTECTION, FROZEN, SIGNER = (table("The store", nth) for nth in range(6))
 
 ARCHIVE = bytes(range(16))
 CONFIGURATION = 'version = 1\nmount = "/mnt"\n'
@@ -185,7 +188,7 @@ class Archive:
             feeds.append(tx, Event(EventKind.NAMED, FILE, Version(1), FOLDER, b"moved"))
             feeds.append(tx, Event(EventKind.UNNAMED, GONE, Version(2), FOLDER, b"gone", 2000))
             feeds.append(tx, Event(EventKind.REMOVED, GONE, Version(2)))
-            retentions.put(tx, FILE, Retention(RetentionMode.COMPLIANCE, 9000, 4000))
+            retentions.put(tx, FILE, Retention(RetentionMode.COMPLIANCE, 9000, 4000, at_mount(1001)))
             holds.put(tx, Hold(FOLDER, "case 7", RepositoryId(REPOSITORY), Inode(150), 5000, "a letter", True))
             noted = audits.add(tx, {"action": "held", "inode": FOLDER})
             feeds.append(tx, Event(EventKind.RETENTION, FILE, Version(1)))
@@ -204,6 +207,7 @@ class Archive:
         ]
         with self.store.write() as tx:
             erasing.empty(tx, PackNumber(7), PackId(b"e" * 16), ERASURE.number)
+            signers.put(tx, Signer(b"p" * 32, Instant(6000), Reason.RESTORED, until=Instant(7000), told=True))
             protections.put(
                 tx, protections.Protection(OPEN, RepositoryId(REPOSITORY), Version(8), Instant(400), *frozen)
             )
@@ -229,7 +233,7 @@ class Object:
     def number(self, field: str) -> int:
         return HEADER[field].number_in(self.data)
 
-    def bytes(self, field: str) -> bytes:
+    def held(self, field: str) -> bytes:
         return HEADER[field].bytes_in(self.data)
 
     @property
@@ -368,10 +372,10 @@ def test_m3_every_field_of_the_header_is_where_the_table_says(archive):
         for found in archive.objects(kind):
             assert_constants(HEADER, found.data)
             assert found.number("kind") == value
-            assert found.bytes("archive_id") == ARCHIVE
+            assert found.held("archive_id") == ARCHIVE
             assert found.number("guard") == xxh3(found.data[:376])
             assert found.number("body_stored_bytes") == len(found.body)
-            assert found.bytes("body_sha256") == hashlib.sha256(found.body).digest()
+            assert found.held("body_sha256") == hashlib.sha256(found.body).digest()
             is_run = kind == "run"
             assert found.number("epoch") == (0 if is_run else 3)
             assert (found.number("created_ns") == 0) is is_run
@@ -478,7 +482,7 @@ def test_m9_a_snapshot_is_complete_with_its_segments(archive, state):
     snapshot = archive.objects("snapshot")[-1]
     begin = int(applied(snapshot.rows)[b"afrom"])
     assert begin < snapshot.number("number")
-    assert snapshot.bytes("previous") == next(
+    assert snapshot.held("previous") == next(
         found.sha256 for found in archive.objects("segment") if found.number("number") == snapshot.number("number")
     )
     expected = {}
@@ -493,14 +497,14 @@ def test_m9_a_snapshot_is_complete_with_its_segments(archive, state):
 def test_m10_each_segment_names_the_one_before_it(archive):
     segments = archive.objects("segment")
     for before, after in itertools.pairwise(segments):
-        assert after.bytes("previous") == before.sha256
+        assert after.held("previous") == before.sha256
 
 
 def test_m11_only_the_first_segment_of_a_life_follows_none(tmp_path):
     made = Archive(tmp_path)
     made.record.step()
     (first,) = made.objects("segment")
-    assert first.bytes("previous") == bytes(32)
+    assert first.held("previous") == bytes(32)
     assert applied(made.objects("snapshot")[0].rows)[b"afrom"] == b"0"
     # Where a reader meets one elsewhere: tests/unit/extract/test_vna_extract.py.
 
@@ -521,7 +525,7 @@ def test_m13_a_complete_segment_tells_the_configuration_and_what_is_small(archiv
     for found in archive.objects("segment"):
         assert not found.number("more")
         assert (1, b"aconfiguration", CONFIGURATION.encode()) in found.rows
-        assert {(3, b"nR", b""), (3, b"sW", b"")} <= set(found.rows)
+        assert {(3, b"nR", b""), (3, b"sE", b""), (3, b"sS", b""), (3, b"sW", b"")} <= set(found.rows)
         assert {b"nM" + name.encode() for name in META_NAMES} <= {key for _, key, _ in found.rows}
 
 
@@ -565,6 +569,8 @@ def test_m14_names_lead_to_inodes_and_everything_is_where_the_tables_say(state):
         "encrypted": False,
         "recall_bytes_per_day": 0,
         "recall_requests_per_day": 0,
+        "quota_bytes": 0,
+        "quota_files": 0,
         "versions_kept_seconds": 2_592_000,
         "tripwire": "alert",
         "tripwire_per_minute": 5000,
@@ -591,7 +597,7 @@ def test_m22_retention_and_holds_are_where_the_tables_say(state):
     retention = state[b"nW" + eight(FILE)]
     assert_constants(RETENTION, retention)
     fields = {field: number(RETENTION, field, retention) for field in RETENTION}
-    assert fields == {"version": 1, "mode": 2, "until_ns": 9000, "since_ns": 4000}
+    assert fields == {"version": 2, "mode": 2, "until_ns": 9000, "since_ns": 4000, "by": 2, "uid": 1001}
     hold = state[b"nH" + eight(FOLDER) + b"case 7"]
     assert_constants(HOLD, hold)
     fields = {field: number(HOLD, field, hold) for field in HOLD if field != "reason"}
@@ -614,6 +620,17 @@ def test_m23_erasures_are_where_the_tables_say(state):
     assert number(ERASED_ROW, "size_bytes", erased) == 44
     assert rest(ERASED_ROW, "sha256", erased) == b"x" * 32
     assert state[b"sE" + eight(7) + eight(900)] == b"\x01" + b"e" * 16
+
+
+def test_m24_every_snapshot_and_segment_tells_every_public_key_that_ever_signed(archive, state):
+    signer = state[b"sS" + b"p" * 32]
+    assert_constants(SIGNER, signer)
+    fields = {field: number(SIGNER, field, signer) for field in SIGNER}
+    assert fields == {"version": 1, "flags": 1, "reason": 2, "since_ns": 6000, "until_ns": 7000}
+    newest = archive.objects("segment")[-1]
+    assert (1, b"sS" + b"p" * 32, signer) in newest.rows
+    archive.record.snapshot()
+    assert any((1, b"sS" + b"p" * 32, signer) in run.rows for run in archive.objects("run"))
 
 
 def test_m21_a_past_version_has_its_bytes_and_attributes(state):

@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import re
+from typing import Any
 
 import pytest
 import rfc8785
@@ -15,19 +16,27 @@ from joserfc.jwk import OKPKey
 from joserfc.jws import deserialize_json
 from rfc3161_client import decode_timestamp_response
 
+from tests.servers.clocks import ManualClock
 from tests.servers.tsa import tsa
+from vnafs.content import keyring
 from vnafs.domain.clock import Instant
 from vnafs.domain.copies import VerifiedBy
 from vnafs.domain.custody import Custody, CustodyCopy
-from vnafs.domain.errors import Damaged
+from vnafs.domain.errors import Damaged, FormatUnknown, Refused
 from vnafs.domain.files import FileState
 from vnafs.domain.ids import RepositoryId, Sha256, TargetName
 from vnafs.domain.recipes import EMPTY
 from vnafs.domain.repositories import Repository
-from vnafs.receipts import jws, page, timestamps
+from vnafs.index import feeds, signers
+from vnafs.index.engines.memory import MemoryEngine
+from vnafs.receipts import jws, page, publickeys, timestamps
 from vnafs.receipts.document import Occasion, document
 from vnafs.receipts.erasure import Subject, certificate
+from vnafs.receipts.publickeys import PublicKey
 from vnafs.receipts.timestamps import TimestampService
+from vnafs.receipts.verifying import verify
+from vnafs.upkeep import changes
+from vnafs.upkeep.signing import Signing, after_restore
 
 with open(os.path.join(os.path.dirname(__file__), "..", "..", "FORMAT.md")) as stream:
     PART = stream.read().partition("# Receipts, version 1")[2]
@@ -160,11 +169,11 @@ def test_r8_the_page_holds_the_envelope_and_shows_nothing_else():
     assert not re.findall(r"(?:src|href|url)\s*[=(]", shown)
     for at in range(0, len(shown), 97):
         changed = shown[:at] + ("#" if shown[at] != "#" else "+") + shown[at + 1 :]
-        with pytest.raises((Damaged, jws.FormatUnknown)):
+        with pytest.raises((Damaged, FormatUnknown)):
             jws.opened(page.envelope_of(changed), KEY.public_key())
 
 
-FOUND = {
+FOUND: dict[str, Any] = {
     "contents": [{"sha256": hashlib.sha256(b"abc").hexdigest(), "size_bytes": 3, "also_of_other_files": True}],
     "packs": 2,
     "targets": [
@@ -223,8 +232,75 @@ def test_the_page_of_a_certificate_holds_it_and_shows_nothing_else(completed):
     assert "<17>" not in shown.partition('id="receipt">')[0]
     for at in range(0, len(shown), 97):
         changed = shown[:at] + ("#" if shown[at] != "#" else "+") + shown[at + 1 :]
-        with pytest.raises((Damaged, jws.FormatUnknown)):
+        with pytest.raises((Damaged, FormatUnknown)):
             jws.opened(page.envelope_of(changed), KEY.public_key())
+
+
+# -- keys --------------------------------------------------------------------------------------------------------
+
+
+def test_r11_a_name_counts_as_recorded_once_the_manifests_tell_of_the_key():
+    """What a receipt waits for is the end of the store's feed; a key that begins is an event there."""
+    store = MemoryEngine()
+    with store.write() as tx:
+        signers.begin(tx, b"p" * 32, since=Instant(1), now=Instant(1), reason=signers.Reason.FIRST)
+    with store.read() as reader:
+        assert feeds.end(reader) == 2
+        [(_, event)] = feeds.read_from(reader, 1, 10)
+        assert list(changes.of_store(reader, [event])) == []  # no pack of number 0 is told of
+        assert (b"sS" + b"p" * 32) in {row.key for row in changes.few_of_store(reader)}
+
+
+def test_r12_the_private_key_is_in_the_keyring_or_on_this_machine_alone(tmp_path):
+    clock = ManualClock()
+    plain_one, store = tmp_path / "plain", MemoryEngine()
+    key, _ = Signing(store, str(plain_one), None, clock=clock).key()
+    with store.read() as reader:
+        rows = [bytes(value) for _, value in reader.scan(b"\0", b"\xff")] + [
+            bytes(k) for k, _ in reader.scan(b"\0", b"\xff")
+        ]
+    assert not any(key.private_bytes_raw() in row for row in rows)
+    ring = keyring.made(b"a" * 16, clock.now(), master=b"m" * 16, recovery=b"r" * 20, entropy=os.urandom)
+    before = ring.with_key(keyring.RECEIPTS, clock.now(), os.urandom)
+    restored = keyring.unlock(before.encode(), b"r" * 20)
+    kept, is_new = after_restore(MemoryEngine(), str(tmp_path), restored, clock=clock, entropy=os.urandom)
+    assert (kept.signing()[-1].secret, is_new) == (before.signing()[-1].secret, False)
+
+
+def a_key_file(tmp_path, *known):
+    path = tmp_path / "keys.pem"
+    path.write_text(publickeys.text(known))
+    return str(path)
+
+
+def test_r13_a_key_that_only_a_target_told_of_is_said_to_be(tmp_path):
+    told = PublicKey(KEY.public_key(), "1970-01-01T00:00:00Z", "", "the first one", told=True)
+    path = tmp_path / "receipt.json"
+    path.write_text(json.dumps(a_receipt()))
+    assert verify(str(path), a_key_file(tmp_path, told)).key.told
+    assert not verify(str(path), a_key_file(tmp_path, dataclasses.replace(told, told=False))).key.told
+
+
+def test_r14_the_right_key_is_taken_and_one_out_of_use_verifies_nothing_younger(tmp_path):
+    """The receipt is as of 00:00:02."""
+    path = tmp_path / "receipt.json"
+    path.write_text(json.dumps(a_receipt()))
+    other = PublicKey(Ed25519PrivateKey.generate().public_key(), "1970-01-01T00:00:09Z")
+    for until, fits in (("", True), ("1970-01-01T00:00:02Z", True), ("1970-01-01T00:00:01Z", False)):
+        mine = PublicKey(KEY.public_key(), "1970-01-01T00:00:05Z", until, "the first one")
+        for known in ((mine, other), (other, mine)):
+            if fits:
+                assert verify(str(path), a_key_file(tmp_path, *known)).key.name == mine.name
+            else:
+                with pytest.raises(Refused):
+                    verify(str(path), a_key_file(tmp_path, *known))
+    with pytest.raises(Damaged):
+        verify(str(path), a_key_file(tmp_path, other, other))
+    text = publickeys.text(
+        [PublicKey(KEY.public_key(), "1970-01-01T00:00:05Z", "1970-01-01T00:00:06Z", "why", told=True)]
+    )
+    section = PART.partition("**R-14**")[2].partition("\n\n")[0]
+    assert set(re.findall(r"`([\w-]+):", section)) == set(re.findall(r"^([\w-]+): ", text, re.MULTILINE))
 
 
 def test_every_promise_of_the_document_is_executed():

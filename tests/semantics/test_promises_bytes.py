@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import errno
 import json
+import mmap
 import os
 import stat
+import time
 from pathlib import Path
 
 import pytest
@@ -50,6 +52,53 @@ def test_p26_a_time_set_while_open_for_write_stays_until_the_next_write(tree: Tr
     assert tree.stat(handle.file.inode).mtime_ns == 5
     tree.fs.write(again, 0, b"x")
     assert tree.stat(handle.file.inode).mtime_ns > 5
+
+
+def test_p26_times_that_were_set_stay_when_a_seal_comes_too_late(tree: Tree) -> None:
+    """Written again while it was hashed, as PACS do that put a header right."""
+    tree.clock.wall = time.time_ns()
+    inode = tree.file(b"f", b"x" * 5000)
+    late = tree.seal_of(inode)
+    with_new_bytes = tree.open(inode, os.O_RDWR)
+    tree.fs.write(with_new_bytes, 0, b"new")
+    tree.fs.release(with_new_bytes)
+    tree.clock.wall = time.time_ns()
+    set_attributes(tree, inode, mtime_ns=5)
+    [verdict] = tree.fs.advance([Proposal(inode, tree.fs.facts(inode).version, FileState.SEALED, late)])
+    assert verdict is Verdict.CHANGED
+    assert tree.stat(inode).mtime_ns == 5
+
+
+def test_p26_a_time_to_come_is_not_when_the_file_changed(tree: Tree) -> None:
+    tree.clock.wall = time.time_ns()
+    handle = tree.create(b"f", b"x")
+    to_come = tree.clock.wall + 10**18
+    set_attributes(tree, handle.file.inode, mtime_ns=to_come)
+    for _ in ("open", "closed"):
+        found = tree.stat(handle.file.inode)
+        assert found.mtime_ns == to_come
+        assert found.ctime_ns < to_come
+        if handle.file.handles:
+            tree.fs.release(handle)
+
+
+def test_p26_a_time_that_no_file_can_have_becomes_the_nearest_that_one_can(tree: Tree) -> None:
+    inode = tree.file(b"f")
+    set_attributes(tree, inode, atime_ns=-(1 << 40) * 1_000_000_000, mtime_ns=(1 << 34) * 1_000_000_000)
+    found = tree.stat(inode)
+    assert (found.atime_ns, found.mtime_ns) == (-(1 << 31) * 1_000_000_000, (1 << 63) - 1)
+
+
+def test_p26_truncating_a_file_to_the_size_that_it_has_changes_its_times_and_begins_no_version(tree: Tree) -> None:
+    inode = tree.file(b"f", b"x" * 5000)
+    tree.advance(inode)
+    tree.evict(inode)
+    tree.clock.sleep(1)
+    version = tree.fs.facts(inode).version
+    set_attributes(tree, inode, size_bytes=5000)
+    found = tree.stat(inode)
+    assert (found.mtime_ns, found.ctime_ns) == (tree.clock.now(), tree.clock.now())
+    assert (tree.fs.facts(inode).version, tree.fs.facts(inode).state) == (version, FileState.STUB)
 
 
 def test_p27_change_of_owner_clears_set_id_and_capabilities(tree: Tree) -> None:
@@ -228,11 +277,21 @@ def test_p40_extended_attributes(tree: Tree) -> None:
 
 def test_p41_other_names_are_not_supported(tree: Tree) -> None:
     inode = tree.file(b"f")
-    for name in (b"system.posix_acl_access", b"system.posix_acl_default", b"odd", b"user."):
+    for name in (b"system.posix_acl_access", b"system.posix_acl_default", b"odd", b"user"):
         with pytest.raises(errors.NotSupported):
             tree.fs.setxattr(inode, name, b"")
         with pytest.raises((errors.NotSupported, errors.NoSuchAttribute)):
             tree.fs.getxattr(inode, name)
+    with pytest.raises(errors.InvalidArgument):
+        tree.fs.setxattr(inode, b"user.", b"")
+
+
+def test_p41_names_of_trusted_attributes_are_for_who_may_read_them(tree: Tree) -> None:
+    inode = tree.file(b"f")
+    for name in (b"trusted.a", b"user.b"):
+        tree.fs.setxattr(inode, name, b"")
+    assert tree.fs.listxattr(inode, trusted=False) == [b"user.b"]
+    assert tree.fs.listxattr(inode) == [b"trusted.a", b"user.b"]
 
 
 def test_p42_our_own_attributes_are_answered_and_not_listed(tmp_path: Path) -> None:
@@ -305,6 +364,16 @@ def test_p44_bytes_changed_behind_our_back_are_open_again(tree: Tree) -> None:
     facts = tree.fs.facts(inode)
     assert (facts.version, facts.state, facts.size_bytes) == (2, FileState.OPEN, 6)
     assert tree.read(inode) == b"again!"
+
+
+def test_p45_a_mapping_that_outlives_its_descriptor_keeps_the_local_bytes(tree: Tree) -> None:
+    inode = tree.file(b"f", b"x" * 5000)
+    tree.advance(inode)
+    with tree.local(inode).open("rb") as local:
+        mapped = mmap.mmap(local.fileno(), 5000, access=mmap.ACCESS_READ)
+    assert tree.evict(inode) is Verdict.BUSY
+    mapped.close()
+    assert tree.evict(inode) is Verdict.DONE
 
 
 def test_p45_only_replicated_files_that_nobody_has_open_go(tree: Tree) -> None:

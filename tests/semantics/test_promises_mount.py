@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import mmap
 import os
@@ -13,32 +14,38 @@ from pathlib import Path
 
 import pytest
 
-from tests.system.mounts import Mount
+from tests.system.mounts import ENGINES, Mount
 
 pytestmark = pytest.mark.system
 
 
-@pytest.fixture(scope="module")
-def mount(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mount]:
-    mount = Mount(tmp_path_factory.mktemp("mount"))
+@pytest.fixture(scope="module", params=ENGINES)
+def mount(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mount]:
+    mount = Mount(tmp_path_factory.mktemp("mount"), "--fuse", str(request.param))
     mount.start()
     yield mount
     mount.close()
 
 
-def test_p3_an_answered_write_survives_the_death_of_the_process(tmp_path: Path) -> None:
-    mount = Mount(tmp_path)
+@pytest.mark.parametrize("fuse", ENGINES)
+def test_p3_an_answered_write_survives_the_death_of_the_process(tmp_path: Path, fuse: str) -> None:
+    mount = Mount(tmp_path, "--fuse", fuse)
     try:
         mount.start()
         descriptor = os.open(mount.root / "f", os.O_CREAT | os.O_WRONLY)
         os.write(descriptor, b"x" * 300_000)
         mount.kill()
-        with pytest.raises(OSError, match=r"not connected|aborted"):
-            os.write(descriptor, b"y")
-        with pytest.raises(OSError, match=r"not connected|aborted"):
+        written = b"x" * 300_000
+        if fuse == "kernel":
+            written += b"y" * os.write(descriptor, b"y")  # the kernel itself writes to the local file
             os.close(descriptor)
+        else:
+            with pytest.raises(OSError, match=r"not connected|aborted"):
+                os.write(descriptor, b"y")
+            with pytest.raises(OSError, match=r"not connected|aborted"):
+                os.close(descriptor)
         mount.start()
-        assert (mount.root / "f").read_bytes() == b"x" * 300_000
+        assert (mount.root / "f").read_bytes() == written
     finally:
         mount.close()
 
@@ -109,3 +116,32 @@ def test_p39_devices_and_set_user_id_have_no_effect(mount: Mount) -> None:
         with pytest.raises(OSError, match="Permission") as refused:
             os.open(mount.root / "null", os.O_RDWR)
         assert refused.value.errno == errno.EACCES
+
+
+def fallocate(descriptor: int, mode: int, offset: int, length: int) -> int:
+    libc = ctypes.CDLL(None, use_errno=True)
+    done = libc.fallocate(descriptor, mode, ctypes.c_int64(offset), ctypes.c_int64(length))
+    return 0 if done == 0 else ctypes.get_errno()
+
+
+def test_p78_engines_differ_in_what_the_table_says(mount: Mount) -> None:
+    is_kernel = "kernel" in mount.arguments
+    path = mount.root / "island"
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT)
+    os.ftruncate(descriptor, 1 << 20)
+    os.pwrite(descriptor, b"island", 1 << 19)
+    for mode in (0, 0x01, 0x01 | 0x02, 0x10):
+        assert fallocate(descriptor, mode, 0, 4096) == (0 if is_kernel else errno.EOPNOTSUPP), mode
+    assert fallocate(descriptor, 0x08, 0, 4096) == errno.EOPNOTSUPP  # collapsing is refused by Linux
+    assert os.lseek(descriptor, 8192, os.SEEK_DATA) == (1 << 19 if is_kernel else 8192)
+    assert os.lseek(descriptor, 1 << 19, os.SEEK_HOLE) == ((1 << 19) + 4096 if is_kernel else 1 << 20)
+    copy = os.open(mount.root / "copy", os.O_RDWR | os.O_CREAT)
+    assert os.copy_file_range(descriptor, copy, 6, 1 << 19, 0) == 6
+    assert os.pread(copy, 100, 0) == b"island"
+    os.close(copy)
+    os.close(descriptor)
+    said = subprocess.run(["stat", "-c", "%W", path], capture_output=True, text=True, check=True)
+    assert (int(said.stdout) > 0) == is_kernel
+    with pytest.raises(OSError, match=r"No data|not supported") as none:
+        os.getxattr(path, "system.posix_acl_access")
+    assert none.value.errno == (errno.ENODATA if is_kernel else errno.EOPNOTSUPP)

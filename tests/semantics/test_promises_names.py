@@ -266,6 +266,16 @@ def test_p17_a_directory_with_names_stays(tree: Tree) -> None:
     assert tree.stat(tree.r).nlink == 2
 
 
+def test_p17_who_has_a_directory_open_that_is_removed_sees_it_empty_and_without_links(tree: Tree) -> None:
+    directory = tree.fs.mkdir(tree.r, b"d", 0o755, ALICE).inode
+    tree.fs.rmdir(tree.r, b"d")
+    assert tree.fs.getattr(directory).nlink == 0
+    assert list(tree.fs.listing(directory)) == []
+    tree.fs.fsync_directory(directory)
+    with pytest.raises(errors.NotFound):
+        tree.fs.mkdir(directory, b"e", 0o755, ALICE)
+
+
 def test_p18_a_symbolic_link_holds_any_bytes(tree: Tree) -> None:
     target = bytes(range(1, 256)) * 16
     made = tree.fs.symlink(tree.r, b"l", target, ALICE)
@@ -398,3 +408,29 @@ class Counting:
             return original(inode, version)  # type: ignore[arg-type] # a version
 
         tree.spool.stat = stat  # type: ignore[method-assign] # counts calls of the real thing
+
+
+def test_p85_a_directory_tells_its_name_of_another_case(tree: Tree) -> None:
+    ask, other = b"glusterfs.get_real_filename:", b"user.glusterfs.get_real_filename:"
+    above = tree.fs.mkdir(tree.r, b"CT", 0o755, ALICE).inode
+    for name in (b"IMAGE.DCM", b"Image.dcm"):
+        tree.file(name)
+        tree.fs.rename(tree.r, name, above, name)
+    for prefix in (ask, other):
+        assert tree.fs.getxattr(tree.r, prefix + b"ct") == b"CT\0"
+        assert tree.fs.getxattr(above, prefix + b"Image.dcm") == b"Image.dcm\0"
+        assert tree.fs.getxattr(above, prefix + b"image.dcm") == b"IMAGE.DCM\0"
+    tree.fs.rename(above, b"Image.dcm", above, b"image.dcm")
+    tree.crash()
+    assert tree.fs.getxattr(above, ask + b"iMAGE.dcm") == b"image.dcm\0"
+    tree.fs.unlink(above, b"image.dcm")
+    assert tree.fs.getxattr(above, ask + b"image.dcm") == b"IMAGE.DCM\0"
+    tree.fs.unlink(above, b"IMAGE.DCM")
+    for inode, name in ((above, b"image.dcm"), (above, b""), (tree.file(b"f"), b"f")):
+        with pytest.raises(errors.NoSuchAttribute):
+            tree.fs.getxattr(inode, ask + name)
+    past = tree.fs.find(tree.r, b".as-of")
+    assert past is not None
+    with pytest.raises(errors.NotSupported):
+        tree.fs.getxattr(past.inode, ask + b"CT")
+    assert tree.fs.listxattr(above) == []

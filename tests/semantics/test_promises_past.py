@@ -8,12 +8,14 @@ from pathlib import Path
 
 import pytest
 
+from tests.model.treecheck import check_tree
 from tests.semantics.trees import ALICE, Tree
 from vnafs.domain.errors import AlreadyExists, ReadOnly
 from vnafs.domain.files import FileState
 from vnafs.domain.ids import RepositoryId
 from vnafs.domain.repositories import OnTrip
 from vnafs.fs.asof import name_of
+from vnafs.fs.recall import RecallNeeded
 from vnafs.fs.settings import Settings
 from vnafs.index import past
 
@@ -23,18 +25,25 @@ def tree(tmp_path: Path) -> Tree:
     return Tree(tmp_path, settings=Settings(reserve_bytes=0, quiet_seconds=1))
 
 
-def test_p56_what_is_overwritten_or_deleted_is_kept_once_it_was_packed(tree: Tree) -> None:
-    overwritten, deleted, early = tree.file(b"o"), tree.file(b"d"), tree.file(b"early")
+def test_p56_what_is_overwritten_or_deleted_is_kept_once_it_was_sealed(tree: Tree) -> None:
+    overwritten, deleted, early, late = (tree.file(name) for name in (b"o", b"d", b"early", b"late"))
     tree.fs.setxattr(deleted, b"user.x", b"1")
     tree.clock.sleep(60)
-    tree.advance(overwritten, FileState.PACKED)
-    tree.advance(deleted, FileState.PACKED)
+    for inode in (overwritten, deleted):
+        tree.advance(inode, FileState.PACKED)
+    tree.advance(late, FileState.SEALED)
     tree.fs.release(tree.open(overwritten, os.O_WRONLY | os.O_TRUNC))
-    for name in (b"d", b"early"):
+    for name in (b"d", b"early", b"late"):
         tree.fs.unlink(tree.r, name)
-    with tree.engine.read() as reader:
-        kept = [past.last_version(reader, inode) for inode in (overwritten, deleted, early)]
-    assert [found is not None and found.is_kept for found in kept] == [True, True, False]
+
+    def kept() -> list[bool]:
+        with tree.engine.read() as reader:
+            found = [past.last_version(reader, inode) for inode in (overwritten, deleted, early, late)]
+        return [one is not None and one.is_kept for one in found]
+
+    assert kept() == [True, True, False, False]
+    tree.pack_left()
+    assert kept() == [True, True, False, True]
 
 
 def test_p57_what_a_name_led_to_is_kept_but_for_brief_names_of_uploads(tree: Tree) -> None:
@@ -120,3 +129,48 @@ def test_p61_very_much_change_in_a_minute_stops_expiry_and_where_wanted_clients(
     while tree.fs.upkeep():
         pass
     assert not tree.fs.versions.deleted_in(b"r")[0]
+
+
+def test_p77_local_bytes_of_a_sealed_version_stay_until_they_are_packed(tree: Tree) -> None:
+    limit_bytes = tree.settings.left_copy_bytes_max
+    assert limit_bytes == 16 << 20
+    data = {b"deleted": b"1", b"replaced": b"2", b"emptied": b"3", b"written to": b"4" * 100, b"unsealed": b"5"}
+    inodes = {name: tree.file(name, bytes_) for name, bytes_ in data.items()}
+    tree.clock.sleep(60)
+    for name in list(data)[:4]:
+        tree.advance(inodes[name], FileState.SEALED)
+    tree.fs.unlink(tree.r, b"deleted")
+    tree.file(b"other", b"other")
+    tree.fs.rename(tree.r, b"other", tree.r, b"replaced")
+    tree.fs.release(tree.open(inodes[b"emptied"], os.O_WRONLY | os.O_TRUNC))
+    handle = tree.open(inodes[b"written to"], os.O_WRONLY)
+    tree.fs.write(handle, 0, b"encrypted")
+    tree.fs.release(handle)
+    tree.fs.unlink(tree.r, b"unsealed")
+    tree.engine.sync(tree.engine.position)
+    tree.fs.reap()
+    tree.crash()
+    assert [path.read_bytes() for path in tree.left().values()] == list(data.values())[:4]
+    check_tree(tree.engine, tree.spool)
+    tree.pack_left()
+    tree.engine.sync(tree.engine.position)
+    tree.fs.reap()
+    check_tree(tree.engine, tree.spool)
+    assert not tree.left()
+    for name in list(data)[:4]:
+        label = f"{inodes[name]}.1"
+        found = tree.fs.versions.undelete(b"r/" + name, label=label, to=b"r/back of " + name)
+        with pytest.raises(RecallNeeded) as needed:
+            tree.read(found.inode)
+        tree.recall(needed.value)
+        assert tree.read(found.inode) == data[name]
+
+
+def test_p77_of_a_large_file_that_is_written_to_nothing_stays_where_nothing_can_be_cloned(tree: Tree) -> None:
+    tree.spool._clones = False
+    inode = tree.file(b"large", b"")
+    os.truncate(tree.local(inode), tree.settings.left_copy_bytes_max + 1)
+    tree.clock.sleep(60)
+    tree.advance(inode, FileState.SEALED)
+    tree.fs.release(tree.open(inode, os.O_RDWR))
+    assert not tree.left()

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.model.pipelineworld import SOMEBODY, World
+from tests.model.test_protect_days import pass_time
 from tests.semantics.trees import ALICE, Tree
 from vnafs.domain.files import FileState, Verdict
 from vnafs.domain.ids import Version
@@ -16,15 +17,6 @@ from vnafs.fs.fences import RESPITE, WritersHeld
 from vnafs.pipeline.protect import copy_as_of
 
 AGE_SECONDS = 30.0
-
-
-def pass_time(world: World, seconds: float) -> None:
-    passed = 0.0
-    while passed < seconds:
-        while world.tiering.step():
-            pass
-        world.clock.advance(2.0)
-        passed += 2.0
 
 
 def test_p51_a_file_that_stays_open_is_copied_as_it_was_and_stays_open(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ import pytest
 from tests.model.test_manifest_model import Recorded
 from tests.model.test_restore_past import recorded, restored
 from tests.semantics.trees import ALICE, Tree
+from vnafs.domain.actors import Actor, Door
 from vnafs.domain.errors import Committed, Held, NotPermitted, Refused, Retained
 from vnafs.domain.files import FileState, Verdict
 from vnafs.domain.ids import Inode, RepositoryId
@@ -21,6 +22,7 @@ from vnafs.fs.settings import Settings
 from vnafs.fuse.errno import errno_of
 
 DAY = 86400
+ROOT = Actor(Door.COMMAND, 0, "root")
 NS = 10**9
 
 
@@ -152,11 +154,11 @@ def test_p67_retention_becomes_longer_and_shorter_only_in_governance_for_a_reaso
     handle, _ = tree.fs.create(Inode(number), b"f", 0o644, os.O_RDWR, ALICE)
     tree.fs.release(handle)
     retain(tree, handle.file.inode)
-    tree.fs.retentions.retain([(handle.file.inode, Inode(0))], seconds=DAY, shorten=True, reason="a mistake")
+    tree.fs.retentions.retain([(handle.file.inode, Inode(0))], seconds=DAY, shorten=True, reason="a mistake", by=ROOT)
     tree.clock.sleep(DAY + 1)
     tree.fs.unlink(Inode(number), b"f")
-    [(_, noted)] = tree.fs.retentions.audit(0, 10)
-    assert noted["reason"] == "a mistake"
+    [noted] = [what for _, what in tree.fs.retentions.audit(0, 100) if what["action"] == "shortened"]
+    assert (noted["reason"], noted["who"]) == ("a mistake", ROOT.shown())
 
 
 def test_p68_what_lies_below_a_hold_is_held_until_no_hold_is_left(tree: Tree) -> None:

@@ -10,7 +10,7 @@ from vnafs.domain.clock import Instant
 from vnafs.domain.errors import NoSpace, StorageFailed
 from vnafs.domain.faults import Faults
 from vnafs.domain.files import FileState, Proposal, Seal, Verdict
-from vnafs.domain.ids import Inode, Sha256
+from vnafs.domain.ids import Inode, Sha256, Version
 from vnafs.domain.repositories import Acknowledgement
 from vnafs.fs.attributes import Attributes
 from vnafs.fs.caller import Caller
@@ -18,6 +18,8 @@ from vnafs.fs.filesystem import Filesystem
 from vnafs.fs.handles import Handle
 from vnafs.fs.recall import RecallNeeded
 from vnafs.fs.settings import Settings
+from vnafs.fs.takeover import NOTHING_OPEN, OpenBefore
+from vnafs.index import unpacked
 from vnafs.index.engine import Position
 from vnafs.index.engines.memory import MemoryEngine
 from vnafs.local.spool import Spool, fingerprint_of
@@ -73,6 +75,18 @@ class LazyEngine(MemoryEngine):
         self.synced_to = max(self.synced_to, position)
 
 
+def passed(tree: Tree, handle: Handle) -> Handle:
+    """The same; the kernel reads and writes its local file from now on."""
+    assert tree.fs.unseen.may_pass(handle)
+    tree.fs.unseen.pass_by(handle)
+    return handle
+
+
+def behind_our_back(handle: Handle, data: bytes, offset: int = 0) -> None:
+    """What the kernel then does for a write(2)."""
+    os.pwrite(handle.file.writing, data, offset)
+
+
 class Tree:
     """One repository `r`, owned by Alice, and calls by path."""
 
@@ -99,11 +113,13 @@ class Tree:
     def start(self) -> Filesystem:
         return Filesystem(self.engine, self.spool, self.clock, self.faults, settings=self.settings)
 
-    def crash(self, *, boot_id: str = "") -> None:
-        """Handles vanish without a release; then a new process starts."""
+    def crash(self, *, boot_id: str = "", open_before: OpenBefore = NOTHING_OPEN) -> None:
+        """Handles vanish without a release; then a new process starts, which takes over what was *open_before*."""
         for file in self.fs._core.handles.files.values():  # what a dying process does
             file.close_descriptors()
-        self.fs = Filesystem(self.engine, self.spool, self.clock, settings=self.settings, boot_id=boot_id)
+        self.fs = Filesystem(
+            self.engine, self.spool, self.clock, settings=self.settings, boot_id=boot_id, open_before=open_before
+        )
 
     def repository(self, name: str, acknowledgement: Acknowledgement = Acknowledgement.WRITTEN) -> Inode:
         made = self.fs.repositories.add(name, acknowledgement=acknowledgement, uid=ALICE.uid, gid=ALICE.gid)
@@ -145,7 +161,9 @@ class Tree:
     # -- tiering --------------------------------------------------------------------------------------------
 
     def seal_of(self, inode: Inode) -> Seal:
-        path = self.local(inode)
+        return self._seal(self.local(inode))
+
+    def _seal(self, path: Path) -> Seal:
         data = path.read_bytes()
         digest = Sha256(hashlib.sha256(data).digest())
         self.store[digest] = data
@@ -156,6 +174,19 @@ class Tree:
         seal = self.seal_of(inode) if facts.state is FileState.OPEN else None
         [verdict] = self.fs.advance([Proposal(inode, facts.version, state, seal)])
         return verdict
+
+    def left(self) -> dict[tuple[Inode, Version], Path]:
+        """Versions that are over and to be packed, and where their bytes are."""
+        with self.engine.read() as reader:
+            found = unpacked.some(reader, 1 << 20)
+        return {(one.inode, one.version): Path(self.fs.local_path(one.inode, one.place)) for one in found}
+
+    def pack_left(self) -> list[Verdict]:
+        """What tiering does with them."""
+        proposals = []
+        for (inode, version), path in self.left().items():
+            proposals.append(Proposal(inode, version, FileState.PACKED, self._seal(path)))
+        return self.fs.advance(proposals)
 
     def evict(self, inode: Inode) -> Verdict:
         return self.fs.evict(inode, self.fs.facts(inode).version)

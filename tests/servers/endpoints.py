@@ -66,11 +66,15 @@ class AzureEndpoint:
     account: str
     account_key: str
 
+    def client(self, container: str) -> ContainerClient:
+        """A plain client, independent of the code under test; to be closed."""
+        return ContainerClient(f"{self.url}/{self.account}", container, credential=self.account_key)
+
     def make_container(self, container: str | None = None) -> str:
         """A new container (or the named one, unless it exists); its name."""
         name = container or f"c-{os.urandom(6).hex()}"
         with (
-            ContainerClient(f"{self.url}/{self.account}", name, credential=self.account_key) as client,
+            self.client(name) as client,
             contextlib.suppress(ResourceExistsError),
         ):
             client.create_container()
@@ -78,7 +82,7 @@ class AzureEndpoint:
 
     def put_blob(self, container: str, blob: str, data: bytes) -> None:
         """Write, or write over, one blob."""
-        with ContainerClient(f"{self.url}/{self.account}", container, credential=self.account_key) as client:
+        with self.client(container) as client:
             client.upload_blob(blob, data, overwrite=True)
 
     def target_url(self, container: str, prefix: str = "", url: str | None = None) -> str:

@@ -32,6 +32,13 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
+def children_of(pid: int) -> list[int]:
+    """Processes that it started and that live, and theirs."""
+    with open(f"/proc/{pid}/task/{pid}/children", encoding="ascii") as file:
+        near = [int(word) for word in file.read().split()]
+    return near + [far for one in near for far in children_of(one)]
+
+
 class Servers:
     """Processes that end together, in reverse order of their start."""
 
@@ -52,6 +59,10 @@ class Servers:
             )
         self._running.append((name, process))
         return process
+
+    def forget(self, process: subprocess.Popen[bytes]) -> None:
+        """It is about to be ended by somebody else."""
+        self._running = [(name, one) for name, one in self._running if one is not process]
 
     def hang(self, *, hangs: bool) -> None:
         """Every process stands still, as a dead server does whose machine still takes connections; or goes on."""

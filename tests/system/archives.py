@@ -13,6 +13,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from appliance.control.wire import address
 
@@ -32,6 +33,26 @@ low_watermark_percent = 98.0
 age_seconds_max = 0.5
 """
 """Short times, and no eviction because of what else is on the machine's disk."""
+AT_ONCE = """
+[file_system]
+quiet_seconds = 0.1
+recall_seconds_max = 30.0
+
+[spool]
+reserve_bytes = 1048576
+high_watermark_percent = 99.0
+low_watermark_percent = 98.0
+
+[packs]
+age_seconds_max = 0.2
+target_bytes = 1048576
+"""
+"""Sealed and packed as soon as may be, so that what lasts seconds meets every state."""
+
+
+def with_engine(settings: str, engine: str) -> str:
+    """The same, served by that engine."""
+    return settings.replace("[file_system]", f'[file_system]\nengine = "{engine}"')
 
 
 def require_fuse() -> None:
@@ -59,7 +80,7 @@ class Archive:
 
     # -- the command line --------------------------------------------------------------------------------------
 
-    def vna(self, *words: object, check: int | None = 0) -> dict | list | None:
+    def vna(self, *words: object, check: int | None = 0) -> Any:
         """Run `vna … --json`; its document. *check* is the exit code it must have, None for any."""
         done = subprocess.run(
             [*VNA, *map(str, words), "--json"],
@@ -73,6 +94,10 @@ class Archive:
         if check is not None:
             assert done.returncode == check, f"{words}: {done.returncode}\n{done.stdout}\n{done.stderr}\n{self.tail()}"
         return json.loads(done.stdout) if done.stdout.strip() else None
+
+    def evict(self, *paths: object) -> None:
+        """None of them is local any more."""
+        assert self.vna("evict", *paths)["refused"] == []
 
     def init(self, *words: str) -> Archive:
         targets = [word for name, url in self.targets.items() for word in ("--target", f"{name}={url}")]
@@ -145,7 +170,7 @@ class Archive:
         self.vna("wait", "--copies", copies, "--timeout", seconds)
 
 
-def until(condition: Callable[[], bool], what: str | Callable[[], str], seconds: float = 30.0) -> None:
+def until(condition: Callable[[], object], what: str | Callable[[], str], seconds: float = 30.0) -> None:
     """Return once *condition* holds; fail with *what* after *seconds*."""
     deadline = time.monotonic() + seconds
     while not condition():

@@ -1,6 +1,7 @@
 """Mounts a tree in a process of its own, for tests that write to a real mount and kill what serves it.
 
     python -m tests.system.mountdriver ARCHIVE MOUNTPOINT [--engine lmdb|memory] [--ack LEVEL] [--profile FILE]
+        [--fuse pyfuse3|kernel] [--backings-max NUMBER] [--quota-bytes NUMBER] [--quota-files NUMBER]
 
 Prints `ready` when mounted; unmounts on SIGTERM. Stubs are recalled from ARCHIVE/store/SHA256,
 where SIGUSR1 put them.
@@ -18,25 +19,28 @@ from pathlib import Path
 
 import trio
 
-from vnafs.domain.clock import SystemClock
 from vnafs.domain.errors import RecallFailed
-from vnafs.domain.files import FileState, Proposal, Seal
+from vnafs.domain.files import FileState, Proposal, Seal, Verdict
 from vnafs.domain.ids import Inode, Version
 from vnafs.domain.repositories import Acknowledgement
 from vnafs.fs.filesystem import Filesystem
 from vnafs.fs.settings import Settings
-from vnafs.fuse.pyfuse3 import MountOptions, serve
+from vnafs.fuse import pyfuse3
+from vnafs.fuse.kernel import engine as kernel
+from vnafs.fuse.serving import MountOptions
 from vnafs.index.engine import Engine
 from vnafs.index.engines.lmdb import LmdbEngine, LogSettings
 from vnafs.index.engines.memory import MemoryEngine
+from vnafs.local.fileclock import FileClock
 from vnafs.local.spool import Spool, fingerprint_of
 
 
 class StoreDirectory:
     """A recaller over plain files named by SHA-256."""
 
-    def __init__(self, filesystem: Filesystem, archive: Path) -> None:
+    def __init__(self, filesystem: Filesystem, archive: Path, recall_seconds: float) -> None:
         self._filesystem = filesystem
+        self._recall_seconds = recall_seconds
         self._store = archive / "store"
         self._staging = archive / "staging"
         self._staging.mkdir(exist_ok=True)
@@ -50,7 +54,7 @@ class StoreDirectory:
     async def recall(self, inode: Inode, version: Version) -> None:
         source = self._source(inode)
         staged = self._staging / f"{inode:x}.{version:x}.{trio.current_time()}"
-        await trio.sleep(0.05)
+        await trio.sleep(self._recall_seconds)
         staged.write_bytes(source.read_bytes())
         self._filesystem.adopt(inode, version, str(staged))
 
@@ -72,12 +76,12 @@ async def run(options: argparse.Namespace, filesystem: Filesystem, archive: Path
         async with trio.open_nursery() as nursery:
 
             async def mounted() -> None:
-                await serve(
+                await (kernel if options.fuse == "kernel" else pyfuse3).serve(
                     filesystem,
                     options.mountpoint,
-                    StoreDirectory(filesystem, archive),
+                    StoreDirectory(filesystem, archive, options.recall_seconds),
                     ready=lambda: print("ready", flush=True),
-                    options=MountOptions(),
+                    options=MountOptions(backings_max=options.backings_max, poll_seconds=options.poll_seconds),
                 )
                 nursery.cancel_scope.cancel()
 
@@ -100,8 +104,12 @@ def tier(filesystem: Filesystem, archive: Path) -> None:
         digest = hashlib.sha256(data).digest()
         (archive / "store" / digest.hex()).write_bytes(data)
         seal = Seal(digest, fingerprint_of(os.stat(path)))  # type: ignore[arg-type] # a test's digest
-        [verdict] = filesystem.advance([Proposal(facts.inode, facts.version, FileState.REPLICATED, seal)])
-        lines.append(f"{word} {verdict.value} {filesystem.evict(facts.inode, facts.version).value}\n")
+        if facts.state is FileState.OPEN:
+            [verdict] = filesystem.advance([Proposal(facts.inode, facts.version, FileState.REPLICATED, seal)])
+            if verdict is not Verdict.DONE:
+                lines.append(f"{word} {verdict.value}\n")
+                continue
+        lines.append(f"{word} {filesystem.evict(facts.inode, facts.version).value}\n")
     (archive / "evicted.part").write_text("".join(lines))
     (archive / "evicted.part").rename(archive / "evicted")
 
@@ -111,16 +119,23 @@ def main() -> None:
     parser.add_argument("archive", type=Path)
     parser.add_argument("mountpoint")
     parser.add_argument("--engine", default="lmdb")
+    parser.add_argument("--fuse", default="pyfuse3", choices=["pyfuse3", "kernel"])
+    parser.add_argument("--backings-max", type=int, default=16384)
+    parser.add_argument("--poll-seconds", type=float, default=0.0)
     parser.add_argument("--ack", default="written")
     parser.add_argument("--recall-whole-bytes-max", type=int, default=1 << 20)
+    parser.add_argument("--recall-seconds", type=float, default=0.05)
     parser.add_argument("--profile")
+    parser.add_argument("--quota-bytes", type=int, default=0)
+    parser.add_argument("--quota-files", type=int, default=0)
     options = parser.parse_args()
     archive: Path = options.archive
     engine = engine_of(options.engine, archive)
     settings = Settings(reserve_bytes=1 << 20, recall_whole_bytes_max=options.recall_whole_bytes_max)
-    filesystem = Filesystem(engine, Spool(str(archive / "spool")), SystemClock(), settings=settings)
+    filesystem = Filesystem(engine, Spool(str(archive / "spool")), FileClock(), settings=settings)
     if not filesystem.repositories.list():
-        filesystem.repositories.add("archive", acknowledgement=Acknowledgement(options.ack), mode=0o777)
+        quotas = {"quota_bytes": options.quota_bytes, "quota_files": options.quota_files}
+        filesystem.repositories.add("archive", acknowledgement=Acknowledgement(options.ack), mode=0o777, **quotas)
         filesystem.repositories.add("other", acknowledgement=Acknowledgement(options.ack), mode=0o777)
     profile = cProfile.Profile() if options.profile else None
     try:

@@ -7,10 +7,12 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterable
 from pathlib import Path
 
 REPOSITORY_ROOT = Path(__file__).parent.parent.parent
 WAIT_SECONDS = 20.0
+ENGINES = ("pyfuse3", "kernel")
 
 
 def check_fuse() -> None:
@@ -86,13 +88,26 @@ class Mount:
     def evict(self, *paths: Path) -> None:
         """Seal and evict files, through the tree's tiering port."""
         assert self.process is not None
+        inodes = {str(path.stat().st_ino) for path in paths}
+
+        def none_is_open() -> bool:
+            """Linux tells a file system of a close after close() has returned."""
+            inodes.difference_update(self.evicted(inodes))
+            return not inodes
+
+        wait_until(none_is_open, f"{len(paths)} files are evicted")
+
+    def evicted(self, inodes: Iterable[str]) -> list[str]:
+        """Try once; those of them that are stubs now."""
+        assert self.process is not None
         answer = self.archive / "evicted"
         answer.unlink(missing_ok=True)
-        (self.archive / "evict").write_text("\n".join(str(path.stat().st_ino) for path in paths))
+        (self.archive / "evict").write_text("\n".join(sorted(inodes)))
         self.process.send_signal(signal.SIGUSR1)
         wait_until(answer.exists, "the answer to SIGUSR1")
-        for line in answer.read_text().splitlines():
-            assert line.endswith(" done done"), line
+        lines = answer.read_text().splitlines()
+        assert all(line.endswith((" done", " busy")) for line in lines), lines
+        return [line.split()[0] for line in lines if line.endswith(" done")]
 
     def close(self) -> None:
         """Whatever happened, leave nothing behind."""

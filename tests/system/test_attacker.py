@@ -227,7 +227,7 @@ def test_with_the_daily_credential_nothing_is_lost(tmp_path: Path, site: Site, m
         assert isinstance(done, dict)
         assert done["counts"]["restored"] == FILES
         archive.wait()
-        archive.vna("evict", archive.share)
+        archive.evict(archive.share)
         assert {os.getxattr(archive.share / name, "user.vna.state") for name in good} == {b"stub"}
         assert digests(archive.share) == good
         assert archive.vna("verify") == {"checked": len(archive_packs(archive)), "damaged": [], "unreachable": []}
@@ -259,7 +259,7 @@ def test_a_bucket_full_of_delete_markers_and_rubbish_gives_everything_back(tmp_p
             client.delete_object(Bucket=site.bucket, Key=key)
         listed = client.list_objects_v2(Bucket=site.bucket, Prefix="archive/").get("Contents", [])
         assert [row["Key"] for row in listed if "/probe/" not in row["Key"]] == []
-        archive.vna("evict", archive.share)
+        archive.evict(archive.share)
         assert digests(archive.share) == good
         (archive.share / "after").write_bytes(b"work goes on")
         archive.wait()

@@ -57,7 +57,7 @@ def fill(archive, round_number):
     for path in sorted(folder.iterdir()):
         if path not in kept:
             path.unlink()
-    archive.vna("evict", folder)
+    archive.evict(folder)
     return kept
 
 
@@ -111,7 +111,7 @@ def test_kill_9_at_every_step_of_collection_loses_nothing_and_leaves_nothing(tmp
         plan = archive.vna("collect", "--dry-run", "--strays")
         assert [row["strays"] for row in plan["targets"]] == [0, 0]
         archive.vna("verify")
-        archive.vna("evict", archive.share)
+        archive.evict(archive.share)
     again = Archive(tmp_path / "again", {}, {}, SETTINGS)
     again.folder.mkdir()
     again.vna("restore", "--from", targets["two"], "--into", again.archive, "--mount", again.mount, "--no-serve")

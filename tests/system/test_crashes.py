@@ -139,7 +139,7 @@ def test_killed_at(point, serving):
     load = Load(archive, point)
     load.prepare()
     until(lambda: ask.all_done() and all(archive.state(p) == "replicated" for p in load.paths()), "ready for it", 60)
-    assert ask.evict(*(load.path(f"stub-{n}") for n in range(3)))["refused"] == []
+    ask.evict_all(*(load.path(f"stub-{n}") for n in range(3)))
     before = objects(archive.folder / "one")
 
     process = served.restart_to_die(daemon, point, REACHED.get(point, 1))
@@ -158,8 +158,7 @@ def test_killed_at(point, serving):
     )
     load.check_all()
     # from the target, not from what is here
-    answer = ask.evict(*load.paths())
-    assert answer["refused"] == [], archive.tail()
+    ask.evict_all(*load.paths())
     load.check_all()
 
     after = objects(archive.folder / "one")
@@ -236,7 +235,7 @@ def test_serve_starts_a_killed_daemon_again_by_itself(tmp_path):
             load.check_all()
             load.write(f"after-{name}", b"life goes on")
         archive.wait()
-        archive.vna("evict", load.folder)
+        archive.evict(load.folder)
         load.check_all()
 
 
@@ -254,6 +253,6 @@ def test_a_killed_supervisor_takes_its_daemons_along_and_the_next_one_takes_over
         archive.ready(("mount", "tierd"), successor)
         load.check_all()
         archive.wait()
-        archive.vna("evict", load.folder)
+        archive.evict(load.folder)
         load.check_all()
         assert successor.poll() is None

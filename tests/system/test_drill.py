@@ -114,7 +114,7 @@ def test_a_target_that_was_put_back_to_an_earlier_state_fails_it(tmp_path: Path)
         shutil.copytree(tmp_path / "one", tmp_path / "before")
         (archive.share / "newer").write_bytes(b"newer " * 9000)
         sent(archive)
-        archive.vna("evict", archive.share / "newer")
+        archive.evict(archive.share / "newer")
         sent(archive)
         assert the_drill(archive)["passed"] is True
         shutil.rmtree(tmp_path / "one")

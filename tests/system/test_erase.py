@@ -60,7 +60,8 @@ def is_gone(row):
 
 def test_what_is_erased_is_gone_from_every_target_and_from_this_machine_and_that_is_certified(tmp_path):
     targets = {"one": f"file://{tmp_path}/one", "two": f"file://{tmp_path}/two"}
-    with an_archive(tmp_path, targets, settings=SETTINGS, serve=False) as archive:
+    sudo = {"SUDO_UID": "4242", "SUDO_USER": "jane"}
+    with an_archive(tmp_path, targets, environ=sudo, settings=SETTINGS, serve=False) as archive:
         archive.start("mount")
         tierd = archive.start("tierd")
         archive.vna("repository", "set", "archive", "--copies", "2")
@@ -73,7 +74,7 @@ def test_what_is_erased_is_gone_from_every_target_and_from_this_machine_and_that
         (folder / "image-0").write_bytes(marked(10))
         (folder / "image-1").unlink()
         archive.wait(2)
-        archive.vna("evict", folder / "image-2")
+        archive.evict(folder / "image-2")
         assert places_with(tmp_path, MARK)
 
         archive.vna("erase", folder, "--recursive", "--reason", "request 17", check=2)
@@ -91,6 +92,13 @@ def test_what_is_erased_is_gone_from_every_target_and_from_this_machine_and_that
         assert begun["files"] == 5, "three files, one that was deleted before, and the folder"
         until(lambda: tierd.poll() is not None, lambda: f"tierd reaches its end\n{archive.tail()}", 60)
         archive.start("tierd")
+        shown = archive.vna("status")["erasures"]
+        assert (shown["pending"], shown["oldest"]["id"]) == (1, begun["id"])
+        assert {target["name"] for target in shown["oldest"]["targets"]} == {"one", "two"}
+        [noted] = [what for what in archive.vna("retention", "--audit") if what["action"] == "erasure"]
+        assert noted["who"]["uid"] == os.geteuid(), "whatever the environment says"
+        assert noted["who"]["on_behalf_of"] == {"uid": 4242, "claimed": True}
+        assert noted["id"] == begun["id"]
 
         def standing():
             return archive.vna("erase", "--status", begun["id"], check=None)

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from tests.system.conftest import StartMount
-from tests.system.mounts import Mount
+from tests.system.mounts import ENGINES, Mount
 
 pytestmark = pytest.mark.system
 
@@ -160,25 +160,27 @@ def test_shared_mappings_of_two_processes_meet(mount: Mount) -> None:
     assert (data[:5], data[4096:4101], len(data)) == (b"hello", b"there", 8192)
 
 
-def test_a_hundred_thousand_names_are_listed_in_time(start_mount: StartMount, tmp_path: Path) -> None:
-    mount = Mount(tmp_path / "large")
-    run(sys.executable, "-c", FILLER, mount.archive, 100_000)
-    try:
-        started = mount.start()
-        begun = time.monotonic()
-        count = len(os.listdir(mount.root / "large"))
-        cold = time.monotonic() - begun
-        begun = time.monotonic()
-        with os.scandir(mount.root / "large") as found:
-            sizes = sum(entry.stat().st_size for entry in found)
-        stated = time.monotonic() - begun
-        print(f"start {started:.2f} s, cold listing {cold:.2f} s, with stat {stated:.2f} s")
-        assert (count, sizes) == (100_000, 0)
-        assert cold <= 5.0  # 1.5 s on an idle machine; CI shares its cores
-        assert started <= 10.0
-        mount.stop()
-    finally:
-        mount.close()
+def test_a_hundred_thousand_names_are_listed_in_time(tmp_path: Path) -> None:
+    filled = Mount(tmp_path / "large")
+    run(sys.executable, "-c", FILLER, filled.archive, 100_000)
+    for fuse in ENGINES:
+        mount = Mount(tmp_path / "large", "--fuse", fuse)
+        try:
+            started = mount.start()
+            begun = time.monotonic()
+            count = len(os.listdir(mount.root / "large"))
+            cold = time.monotonic() - begun
+            begun = time.monotonic()
+            with os.scandir(mount.root / "large") as found:
+                sizes = sum(entry.stat().st_size for entry in found)
+            stated = time.monotonic() - begun
+            print(f"{fuse}: start {started:.2f} s, cold listing {cold:.2f} s, with stat {stated:.2f} s")
+            assert (count, sizes) == (100_000, 0)
+            assert cold <= 5.0  # 1.5 s on an idle machine; CI shares its cores
+            assert started <= 10.0
+            mount.stop()
+        finally:
+            mount.close()
 
 
 FILLER = """
@@ -248,14 +250,17 @@ def test_umount_by_hand_ends_the_process(mount: Mount) -> None:
     assert mount.process.wait(10) == 0
 
 
-def test_sigterm_with_open_files_unmounts_and_keeps_the_bytes(mount: Mount) -> None:
+def test_sigterm_with_open_files_unmounts_and_keeps_the_bytes(mount: Mount, fuse: str) -> None:
     descriptor = os.open(mount.root / "f", os.O_CREAT | os.O_WRONLY)
     os.write(descriptor, b"bytes")
     assert mount.process is not None
     mount.process.send_signal(signal.SIGTERM)
     assert mount.process.wait(20) == 0
-    with pytest.raises(OSError, match=r"not connected|aborted"):
-        os.close(descriptor)
+    if fuse == "kernel":
+        os.close(descriptor)  # the kernel wrote to the local file itself: there is nothing to fail
+    else:
+        with pytest.raises(OSError, match=r"not connected|aborted"):
+            os.close(descriptor)
     mount.start()
     assert (mount.root / "f").read_bytes() == b"bytes"
 

@@ -1,4 +1,4 @@
-"""Plain mirrors behind a real mount: a directory and an S3 bucket, read as other software reads them."""
+"""Plain mirrors behind a real mount: a directory, a bucket and a container, read as other software reads them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.mirrorreader import rebuilt
-from tests.servers.endpoints import S3Endpoint
+from tests.servers.endpoints import AzureEndpoint, S3Endpoint
 from tests.servers.fixtures import *  # noqa: F403  # fixtures work by being names here
 from tests.system.archives import QUICK, Archive, an_archive, until
 from tests.system.test_restore import SETTINGS, everything_sent
@@ -44,6 +44,16 @@ def in_bucket(server: S3Endpoint, bucket: str, prefix: str) -> Callable[[], dict
         pages = client.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=f"{prefix}/")
         keys = [row["Key"] for page in pages for row in page.get("Contents", [])]
         found = {key[len(prefix) + 1 :]: client.get_object(Bucket=bucket, Key=key)["Body"].read() for key in keys}
+        return {name: data for name, data in found.items() if name != MARKER}
+
+    return objects
+
+
+def in_container(server: AzureEndpoint, container: str, prefix: str) -> Callable[[], dict[str, bytes]]:
+    def objects() -> dict[str, bytes]:
+        with server.client(container) as client:
+            names = [str(name) for name in client.list_blob_names(name_starts_with=f"{prefix}/")]
+            found = {name[len(prefix) + 1 :]: client.download_blob(name).readall() for name in names}
         return {name: data for name, data in found.items() if name != MARKER}
 
     return objects
@@ -129,10 +139,16 @@ def add(archive: Archive, name: str, url: str) -> None:
     archive.vna("mirror", "add", name, url, "--removals-after", "0")
 
 
-def test_a_directory_and_a_bucket_follow_a_tree(tmp_path: Path, moto_server: S3Endpoint) -> None:
-    bucket = moto_server.make_bucket()
-    there = {"folder": in_directory(tmp_path / "plain"), "bucket": in_bucket(moto_server, bucket, "p")}
-    with an_archive(tmp_path, environ=moto_server.environ()) as archive:
+def test_a_directory_a_bucket_and_a_container_follow_a_tree(
+    tmp_path: Path, moto_server: S3Endpoint, azurite_server: AzureEndpoint
+) -> None:
+    bucket, container = moto_server.make_bucket(), azurite_server.make_container()
+    there = {
+        "folder": in_directory(tmp_path / "plain"),
+        "bucket": in_bucket(moto_server, bucket, "p"),
+        "container": in_container(azurite_server, container, "p"),
+    }
+    with an_archive(tmp_path, environ={**moto_server.environ(), **azurite_server.environ()}) as archive:
         add(archive, "folder", f"file://{tmp_path}/plain")
         fill(archive.share)
         archive.wait()
@@ -140,6 +156,7 @@ def test_a_directory_and_a_bucket_follow_a_tree(tmp_path: Path, moto_server: S3E
         compare(there["folder"](), archive.share)
         assert archive.vna("evict", archive.share)["evicted"]
         add(archive, "bucket", moto_server.target_url(bucket, "p"))  # a first mirror, of stubs
+        add(archive, "container", azurite_server.target_url(container, "p"))
         mirrored(archive)
         for objects in there.values():
             compare(objects(), archive.share)
@@ -156,13 +173,15 @@ def test_a_directory_and_a_bucket_follow_a_tree(tmp_path: Path, moto_server: S3E
         assert {row["name"] for row in status["mirrors"]} == set(there)
         assert all(row["objects"] and not row["oldest_seconds"] for row in status["mirrors"])
         assert {target["name"] for target in status["targets"]} == {"one"}, "a mirror is no target"
-        archive.vna("mirror", "test", "bucket")
-        archive.vna("mirror", "remove", "bucket")
-        assert archive.vna("mirror", "list")[0]["name"] == "folder"
+        for name in ("bucket", "container"):
+            archive.vna("mirror", "test", name)
+            archive.vna("mirror", "remove", name)
+        assert [row["name"] for row in archive.vna("mirror", "list")] == ["folder"]
         compare(there["bucket"](), archive.share)
+        compare(there["container"](), archive.share)
         log = archive.log.read_bytes()
-        for name in (b"slice 1.dcm", b"patient", b"far down", b"moved"):
-            assert name not in log, "a name is in a log"
+        for word in (b"slice 1.dcm", b"patient", b"far down", b"moved"):
+            assert word not in log, "a name is in a log"
 
 
 def test_a_tierd_that_is_killed_in_the_middle_goes_on(tmp_path: Path) -> None:

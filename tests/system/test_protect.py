@@ -16,9 +16,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.system.archives import Archive, an_archive, until
+from tests.system.archives import Archive, an_archive, until, with_engine
 from tests.system.load import Daemons, files_in
 from tests.system.loopdisks import KINDS, a_disk
+from tests.system.mounts import ENGINES
 from vnafs.content.packfile import PackReader, rebuild
 from vnafs.domain.clock import SystemClock
 from vnafs.domain.faults import POINTS
@@ -121,9 +122,11 @@ def stored(target: Path) -> dict[str, tuple[bytes, bool]]:
     return found
 
 
+@pytest.mark.parametrize("engine", ENGINES)
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_file_that_a_program_appends_to_for_ever_is_copied_as_it_is(tmp_path, kind):
-    with a_disk(tmp_path, kind) as disk, an_archive(disk, settings=SETTINGS) as archive:
+def test_a_file_that_a_program_appends_to_for_ever_is_copied_as_it_is(tmp_path, kind, engine):
+    settings = with_engine(SETTINGS, engine)
+    with a_disk(tmp_path, kind) as disk, an_archive(disk, settings=settings) as archive:
         with a_writer(archive, 0.002) as writer:
             until(writer.path.exists, "it writes")
             until(lambda: copy_of(archive, writer.path) is not None, "it is copied", 30)
@@ -239,7 +242,9 @@ def test_a_clone_is_one_moment_of_a_file_that_is_being_written_where_there_are_c
 
 @pytest.mark.parametrize("point", [point for point in POINTS if point.startswith("protect.")])
 def test_tierd_killed_at(tmp_path, point):
-    with an_archive(tmp_path, settings=SETTINGS, serve=False) as archive:
+    # whom Linux serves itself nobody can hold
+    settings = with_engine(SETTINGS, "pyfuse3") if point == "protect.held" else SETTINGS
+    with an_archive(tmp_path, settings=settings, serve=False) as archive:
         archive.start("mount")
         process = archive.start("tierd", "--fault", f"{point}=kill", wait=False)
         # without a pause, so that its writers must be held

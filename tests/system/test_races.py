@@ -16,31 +16,16 @@ import time
 import pytest
 
 from tests import studies
-from tests.system.archives import an_archive, in_background, until
+from tests.system.archives import AT_ONCE, an_archive, in_background, until
 from tests.system.load import Daemons, noise
 
 pytestmark = pytest.mark.system
-
-SETTINGS = """
-[file_system]
-quiet_seconds = 0.1
-recall_seconds_max = 30.0
-
-[spool]
-reserve_bytes = 1048576
-high_watermark_percent = 99.0
-low_watermark_percent = 98.0
-
-[packs]
-age_seconds_max = 0.2
-target_bytes = 1048576
-"""
 
 
 @contextlib.contextmanager
 def racing(folder, *tierd_words):
     """An archive whose tierd dawdles where a test wants it to."""
-    with an_archive(folder, settings=SETTINGS, serve=False) as archive:
+    with an_archive(folder, settings=AT_ONCE, serve=False) as archive:
         archive.start("mount")
         archive.start("tierd", *tierd_words)
         ask = Daemons(archive)
@@ -69,7 +54,7 @@ def from_the_target(archive, ask, expected):
     settle(archive, ask, expected)
     for path, data in expected.items():
         assert path.read_bytes() == data, path
-    assert ask.evict(*expected)["refused"] == []
+    ask.evict_all(*expected)
     for path, data in expected.items():
         assert path.read_bytes() == data, path
 
@@ -164,7 +149,7 @@ def test_truncate_and_overwrite_during_recall(tmp_path):
         for path, data in expected.items():
             path.write_bytes(data)
         settle(archive, ask, expected)
-        assert ask.evict(*expected)["refused"] == []
+        ask.evict_all(*expected)
         seen: dict = {}
 
         def read(path):
@@ -264,7 +249,7 @@ def test_names_of_any_bytes_go_through_everything(site):
     until(ask.all_done, "all of them are replicated", 60)
     assert set(os.listdir(folder)) == {*any_names(), os.path.basename(odd)}
     archive.vna("status", os.fsdecode(next(iter(places))))
-    assert archive.vna("evict", os.fsdecode(folder))["refused"] == []
+    archive.evict(os.fsdecode(folder))
     for place, data in places.items():
         assert os.getxattr(place, "user.vna.state") == b"stub"
         with open(place, "rb") as file:

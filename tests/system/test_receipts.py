@@ -10,11 +10,15 @@ import subprocess
 import sys
 
 import pytest
+from cryptography.hazmat.primitives import serialization
 from joserfc import jws
 from joserfc.jwk import OKPKey
 
 from tests.servers.tsa import make_chain, tsa
 from tests.system.archives import QUICK, VNA, an_archive, until
+from vnafs.content import keyring
+from vnafs.receipts import jws as receipt_jws
+from vnafs.receipts import keys
 
 pytestmark = pytest.mark.system
 SETTINGS = QUICK + "\n[manifests]\nseconds_max = 0.5\n"
@@ -130,7 +134,7 @@ def test_a_stub_is_as_safe_as_its_copies(tmp_path):
     with an_archive(tmp_path, settings=SETTINGS) as archive:
         (archive.share / "f").write_bytes(b"f" * 5000)
         archive.wait()
-        archive.vna("evict", archive.share / "f")
+        archive.evict(archive.share / "f")
         _, said = receipt(archive, archive.share / "f")
         assert said["files"][0]["state"] == "stub"
 
@@ -201,6 +205,17 @@ def test_an_older_archive_gets_its_key_with_its_first_receipt_and_says_so(tmp_pa
         assert not receipt(archive, archive.share / "f", name="second")[0]["key_is_new"]
 
 
+def test_a_key_that_rotted_stops_receipts_and_nothing_else(tmp_path):
+    with an_archive(tmp_path, settings=SETTINGS, serve=False) as archive:
+        (archive.archive / "keys/receipts.pem").write_text("rubbish")
+        archive.start("serve")
+        (archive.share / "f").write_bytes(b"f" * 5000)
+        archive.wait()
+        answer = archive.vna("receipt", archive.share / "f", check=4)
+        assert answer["error"]["code"] == "Damaged"
+        assert (archive.archive / "keys/receipts.pem").read_text() == "rubbish"
+
+
 def test_more_files_than_a_receipt_may_hold_are_refused_with_a_way_out(tmp_path):
     with an_archive(tmp_path, settings=SETTINGS + "\n[receipts]\nfiles_max = 3\n") as archive:
         for number in range(4):
@@ -267,32 +282,140 @@ def test_without_a_usable_timestamp_the_receipt_comes_without_and_says_so(tmp_pa
     verify(tmp_path / "out.json", "--key", key, "--timestamp-ca", authority.ca_file, check=3)
 
 
-def test_a_restored_archive_signs_with_a_key_of_its_own(tmp_path):
+def restored(archive, *words):
+    """The archive lost, and made again from its target; what `vna restore` said."""
+    archive.stop()
+    archive.archive.rename(archive.folder / f"lost-{len(list(archive.folder.iterdir()))}")
+    source = f"file://{archive.folder}/one"
+    where = ("--into", archive.archive, "--mount", archive.mount)
+    return archive.vna("restore", "--from", source, *where, "--no-serve", *words)
+
+
+def public_keys(archive, name="keys.pem"):
+    """All of them, as a file and as rows."""
+    answer = archive.vna("receipt", "--public-keys")
+    path = archive.folder / name
+    path.write_text(answer["pem"])
+    return path, answer["keys"]
+
+
+def test_a_restored_archive_signs_with_a_key_of_its_own_and_knows_those_before(tmp_path):
+    """Without encryption no target has a private key: twice restored, three keys, and every receipt verifies."""
     with an_archive(tmp_path, settings=SETTINGS) as archive:
         (archive.share / "f").write_bytes(b"f" * 5000)
-        _, before = receipt(archive, archive.share / "f", name="before")
+        _, said = receipt(archive, archive.share / "f", name="first")
         old = public_key(archive).rename(tmp_path / "old.pem")
-        archive.stop()
-        archive.archive.rename(tmp_path / "lost")
-        archive.vna(
-            "restore",
-            "--from",
-            f"file://{tmp_path}/one",
-            "--into",
-            archive.archive,
-            "--mount",
-            archive.mount,
-            "--no-serve",
-        )
+        secret = (archive.archive / "keys/receipts.pem").read_bytes()
+        for name in ("second", "third"):
+            assert restored(archive)["receipt_key_is_new"] is True
+            archive.start("serve")
+            answer, after = receipt(archive, archive.share / "f", name=name, check=None, timeout=60)
+            assert not answer["key_is_new"]  # restore made it, and said so
+            assert after["safe_to_delete"] is True
+            assert after["public_key"] != said["public_key"]
+            assert after["archive"] == said["archive"]
+            assert after["files"][0]["sha256"] == said["files"][0]["sha256"]
+        last = public_key(archive)
+        path, rows = public_keys(archive)
+        assert [row["told_by_target"] for row in rows] == [True, True, False]
+        assert rows[0]["jwk"] == said["public_key"]
+        assert [row["until"] for row in rows] == [rows[1]["from"], rows[2]["from"], None]
+        assert ["restored" in row["why"] for row in rows] == [False, True, True]
+        there = b"".join(file.read_bytes() for file in (tmp_path / "one").rglob("*") if file.is_file())
+        assert secret.splitlines()[1] not in there
+    verify(tmp_path / "first.json", "--key", old)
+    verify(tmp_path / "first.json", "--key", last, check=4)
+    for name, row in zip(("first", "second", "third"), rows, strict=True):
+        for ending in ("json", "html"):
+            key = verify(tmp_path / f"{name}.{ending}", "--key", path)["key"]
+            assert (key["key"], key["told_by_target"]) == (row["key"], row["told_by_target"])
+
+
+def test_a_machine_that_was_replaced_signs_nothing_that_verifies(tmp_path):
+    """It, or whoever took its disk, has the former key; the archive went on without it."""
+    with an_archive(tmp_path, settings=SETTINGS) as archive:
+        (archive.share / "f").write_bytes(b"f" * 5000)
+        receipt(archive, archive.share / "f", name="before")
+        former = serialization.load_pem_private_key((archive.archive / "keys/receipts.pem").read_bytes(), None)
+        restored(archive)
+        path, rows = public_keys(archive)
+        forged = payload_of(json.loads((tmp_path / "before.json").read_text()))
+        for as_of, check in ((rows[0]["until"], 0), ("2999-01-01T00:00:00Z", 3)):
+            envelope = receipt_jws.sign({**forged, "as_of": as_of}, former)
+            (tmp_path / "forged.json").write_text(json.dumps(envelope))
+            answer = verify(tmp_path / "forged.json", "--key", path, check=check)
+        assert "no more" in answer["error"]["message"]
+
+
+def test_an_encrypted_archive_goes_on_signing_with_the_same_key_after_a_restore(tmp_path):
+    """Also after `vna key renew`, which begins another; a drill in between makes, shows and keeps none."""
+    paper, fresh = tmp_path / "paper.txt", tmp_path / "fresh.txt"
+    with an_archive(tmp_path, None, "--encryption", "on", "--recovery-key", str(paper), settings=SETTINGS) as archive:
+        (archive.share / "f").write_bytes(b"f" * 5000)
+        _, first = receipt(archive, archive.share / "f", name="first")
+        assert not (archive.archive / "keys/receipts.pem").exists()
+        before = sorted(path.name for path in (archive.archive / "keys").iterdir())
+        ring = keyring.unlock((archive.archive / "keys/keyring").read_bytes(), secret_in(paper))
+        [drill] = archive.vna("drill", "--key", paper)
+        assert drill["passed"] is True
+        assert ring.signing()[0].secret.hex() not in json.dumps(drill)
+        assert sorted(path.name for path in (archive.archive / "keys").iterdir()) == before
+        assert list((archive.archive / "drill").iterdir()) == []
+        assert restored(archive, "--key", paper)["receipt_key_is_new"] is False
+        assert not (archive.archive / "keys/receipts.pem").exists()
         archive.start("serve")
-        answer, after = receipt(archive, archive.share / "f", name="after", check=None)
-        assert not answer["key_is_new"]  # restore made it, and said so
-        assert after["public_key"] != before["public_key"]
-        assert after["archive"] == before["archive"]
-        assert after["files"][0]["sha256"] == before["files"][0]["sha256"]
-        key = public_key(archive)
-    verify(tmp_path / "before.json", "--key", old)
-    verify(tmp_path / "before.json", "--key", key, check=4)
+        _, second = receipt(archive, archive.share / "f", name="second", check=None, timeout=60)
+        assert second["public_key"] == first["public_key"]
+        archive.vna("key", "rotate")
+        assert receipt(archive, archive.share / "f", name="third")[1]["public_key"] == first["public_key"]
+        archive.vna("key", "renew", "--recovery-key", fresh)
+        _, fourth = receipt(archive, archive.share / "f", name="fourth")
+        assert fourth["public_key"] != first["public_key"]
+        assert restored(archive, "--key", fresh)["receipt_key_is_new"] is False
+        archive.start("serve")
+        _, fifth = receipt(archive, archive.share / "f", name="fifth", check=None, timeout=60)
+        assert fifth["public_key"] == fourth["public_key"]
+        path, rows = public_keys(archive)
+        assert [(row["told_by_target"], bool(row["until"])) for row in rows] == [(False, True), (False, False)]
+        there = b"".join(file.read_bytes() for file in (tmp_path / "one").rglob("*") if file.is_file())
+        for secret in keyring.unlock((archive.archive / "keys/keyring").read_bytes(), secret_in(fresh)).signing():
+            assert secret.secret not in there
+            assert secret.secret.hex().encode() not in there
+    for name in ("first", "second", "third", "fourth", "fifth"):
+        verify(tmp_path / f"{name}.json", "--key", path)
+
+
+def secret_in(paper):
+    return keyring.secret_of(paper.read_bytes())
+
+
+def test_an_encrypted_archive_of_before_takes_its_key_into_the_keyring(tmp_path):
+    """Its file goes, its key stays: a restore has it."""
+    paper = tmp_path / "paper.txt"
+    with an_archive(
+        tmp_path, None, "--encryption", "on", "--recovery-key", str(paper), settings=SETTINGS, serve=False
+    ) as archive:
+        key, _ = keys.ensure(str(archive.archive / "keys"))
+        archive.start("serve")
+        (archive.share / "f").write_bytes(b"f" * 5000)
+        _, first = receipt(archive, archive.share / "f", name="first")
+        assert first["public_key"] == receipt_jws.jwk(key.public_key())
+        assert not (archive.archive / "keys/receipts.pem").exists()
+        restored(archive, "--key", paper)
+        archive.start("serve")
+        _, second = receipt(archive, archive.share / "f", name="second", check=None, timeout=60)
+        assert second["public_key"] == first["public_key"]
+
+
+def test_adopting_an_encrypted_archive_changes_nothing_of_its_keys(tmp_path):
+    words = ("--encryption", "on", "--recovery-key", str(tmp_path / "paper.txt"))
+    with an_archive(tmp_path, None, *words, settings=SETTINGS) as archive:
+        (archive.share / "f").write_bytes(b"f" * 5000)
+        receipt(archive, archive.share / "f", name="before")
+        _, rows = public_keys(archive)
+        archive.stop()
+        archive.vna("adopt")
+        assert public_keys(archive)[1] == rows
 
 
 def test_an_authority_that_is_down_or_not_trusted_gives_none(tmp_path):

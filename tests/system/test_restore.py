@@ -98,7 +98,7 @@ def past(tmp_path):
         archive.wait(copies=2)
         until(lambda: everything_sent(archive), "manifests sent", 60)
         seen = look(archive.share)
-        archive.vna("evict", archive.share)
+        archive.evict(archive.share)
         until(lambda: everything_sent(archive), "manifests sent", 60)
     shutil.rmtree(archive.archive)
     shutil.rmtree(tmp_path / "two")

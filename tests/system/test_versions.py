@@ -11,7 +11,7 @@ import time
 
 import pytest
 
-from tests.system.archives import an_archive, until
+from tests.system.archives import QUICK, an_archive, until
 
 
 def test_a_deleted_and_an_overwritten_file_come_back_through_the_command_line(tmp_path):
@@ -127,6 +127,38 @@ def test_a_rollback_that_is_killed_goes_on_by_itself(tmp_path):
         archive.wait()
 
 
+def test_versions_that_end_while_their_pack_is_open_survive_the_death_of_both_daemons(tmp_path):
+    slow = QUICK.replace("age_seconds_max = 0.5", "age_seconds_max = 60.0")
+    with an_archive(tmp_path, settings=slow, serve=False) as archive:
+        daemons = [archive.start("mount"), archive.start("tierd")]
+        data = {name: os.urandom(100_000) for name in ("removed", "replaced", "emptied", "written to")}
+        for name, content in data.items():
+            (archive.share / name).write_bytes(content)
+        until(lambda: all(archive.state(archive.share / name) == "sealed" for name in data), "their seals")
+        (archive.share / "removed").unlink()
+        (archive.share / "new").write_bytes(b"new")
+        (archive.share / "new").rename(archive.share / "replaced")
+        (archive.share / "emptied").write_bytes(b"encrypted")
+        with open(archive.share / "written to", "r+b") as file:
+            file.write(b"encrypted")
+        assert archive.vna("status")["versions_to_pack"] == 4
+        for daemon in daemons:
+            daemon.kill()
+            daemon.wait()
+        subprocess.run(["umount", "-l", str(archive.mount)], check=False, capture_output=True)
+        archive.start("mount")
+        archive.start("tierd")
+        archive.wait()
+        assert archive.vna("status")["versions_to_pack"] == 0
+        for name, content in data.items():
+            path = archive.share / name
+            first = archive.vna("versions", path)[0]
+            archive.vna("undelete", path, "--version", first["version"], "--to", archive.share / f"back of {name}")
+            assert (archive.share / f"back of {name}").read_bytes() == content, name
+        assert (archive.share / "written to").read_bytes() == b"encrypted" + data["written to"][9:]
+        assert (archive.share / "emptied").read_bytes() == b"encrypted"
+
+
 def test_the_past_is_read_through_the_mount(tmp_path):
     with an_archive(tmp_path) as archive:
         folder = archive.share / "study"
@@ -142,7 +174,7 @@ def test_the_past_is_read_through_the_mount(tmp_path):
         (folder / "1.dcm").unlink()
         (folder / "2.dcm").rename(folder / "2.locked")
         archive.wait()
-        archive.vna("evict", folder / "3.dcm")
+        archive.evict(folder / "3.dcm")
         before = archive.share / ".as-of" / moment / "study"
         assert os.listdir(archive.share) == ["study"]
         assert sorted(os.listdir(before)) == sorted(data)

@@ -97,7 +97,8 @@ def test_a_file_committed_as_backup_programs_do_it_survives_everything(tmp_path)
         archive.wait()
         [row] = archive.vna("retention", path)
         assert (row["mode"], row["until_ns"]) == ("governance", (date + 86400) * 10**9)
-        archive.vna("evict", path)
+        assert row["who"] == {"by": "mount", "uid": os.geteuid()}
+        archive.evict(path)
         refused(path.unlink)
         assert path.read_bytes() == b"image" * 1000
         archive.vna("retain", path, "--for", "1s", check=0)
@@ -106,8 +107,10 @@ def test_a_file_committed_as_backup_programs_do_it_survives_everything(tmp_path)
         archive.vna("retain", path, "--for", "1s", "--shorten", "--reason", "a test")
         until(lambda: not os.path.lexists(path) or _removed(path), "the file can be removed", 30)
         assert archive.vna("status")["retention_lag_seconds"] < 10
-        [noted] = archive.vna("retention", "--audit")
-        assert (noted["action"], noted["reason"]) == ("shortened", "a test")
+        noted = archive.vna("retention", "--audit")
+        assert [what["action"] for what in noted] == ["rules changed", "shortened"]
+        assert noted[-1]["reason"] == "a test"
+        assert {what["who"]["uid"] for what in noted} == {os.geteuid()}
 
 
 def _removed(path):
@@ -132,6 +135,7 @@ def test_files_are_committed_by_themselves_and_directories_by_command(tmp_path):
         for path in (first, folder / "x.dcm"):
             until(lambda path=path: _has(path, "user.vna.retention"), f"{path} is committed", 60)
             refused(path.unlink)
+            assert archive.vna("retention", path)[0]["who"] == {"by": "system"}
         refused(lambda: folder.rename(archive.share / "moved"))
         archive.vna("repository", "set", "archive", "--retention", "off", "--reason", "why not", check=3)
         other = archive.vna("repository", "add", "plain")

@@ -6,6 +6,8 @@ import pytest
 
 from appliance import config
 from appliance.daemons.tierd import destinations
+from appliance.domain.settings import DomainSettings
+from appliance.shares.settings import ShareSettings, SharingSettings
 from vnafs.domain.errors import ConfigurationInvalid
 
 SECTIONS = {
@@ -19,8 +21,11 @@ SECTIONS = {
     "[drill]": config.DrillSettings,
     "[receipts]": config.ReceiptSettings,
     "[recall]": config.RecallSettings,
+    "[sharing]": SharingSettings,
+    "[domain]": DomainSettings,
     "[[target]]": config.TargetSettings,
     "[[mirror]]": config.MirrorSettings,
+    "[[share]]": ShareSettings,
 }
 
 
@@ -61,6 +66,7 @@ def test_an_empty_file_but_for_the_mount_gives_every_default():
         ({"receipts": {"files_max": 0}}, "receipts.files_max", "0"),
         ({"recall": {"never_processes": "find"}}, "recall.never_processes", "'find'"),
         ({"recall": {"never_uids": ["root"]}}, "recall.never_uids", "['root']"),
+        ({"recall": {"never_hosts": ["10.1.2.3", "ct.example"]}}, "recall.never_hosts[1]", "ct.example"),
         ({"target": [{"name": "a"}]}, "target[0].url", "None"),
         ({"target": [{"name": "a b", "url": "file:///x"}]}, "target[0].name", "'a b'"),
         ({"target": [{"name": "a", "url": "file:///x"}] * 2}, "target[1].name", "'a'"),
@@ -75,7 +81,15 @@ def test_an_empty_file_but_for_the_mount_gives_every_default():
         ({"target": [{"name": "a", "url": "file:///mnt/x"}]}, "target[0].url", "file:///mnt/x"),
         ({"mirror": [{"name": "a b", "url": "file:///x"}]}, "mirror[0].name", "'a b'"),
         ({"mirror": [{"name": "a", "url": "file:///x"}, {"name": "a", "url": "file:///y"}]}, "mirror[1].name", "'a'"),
-        ({"mirror": [{"name": "a", "url": "azure://acc/con"}]}, "mirror[0].url", "azure://acc/con"),
+        ({"mirror": [{"name": "a", "url": "ftp://acc/con"}]}, "mirror[0].url", "ftp://acc/con"),
+        (
+            {
+                "target": [{"name": "t", "url": "azure://acc/con/x"}],
+                "mirror": [{"name": "a", "url": "azure://acc/con"}],
+            },
+            "mirror[0].url",
+            "azure://acc/con",
+        ),
         ({"mirror": [{"name": "a", "url": "file:///x", "removals": "maybe"}]}, "mirror[0].removals", "'maybe'"),
         ({"mirror": [{"name": "a", "url": "file:///x", "transfers_max": 0}]}, "mirror[0].transfers_max", "0"),
         ({"mirror": [{"name": "a", "url": "file:///x", "repositories": "r"}]}, "mirror[0].repositories", "'r'"),

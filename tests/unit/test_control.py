@@ -1,11 +1,18 @@
+import logging
+import os
+import pwd
 import resource
 import socket
+import subprocess
+import sys
 import threading
 import time
 
 import pytest
 
-from appliance.control import wire
+from appliance.cli.actors import said
+from appliance.cli.main import _sudo_uid
+from appliance.control import peers, wire
 from appliance.control.client import ControlClient
 from appliance.control.server import ControlServer, Method
 from vnafs.domain.errors import ArchiveBusy, DaemonUnreachable, NotFound, RequestInvalid
@@ -20,6 +27,124 @@ def serving(path, **calls):
 @pytest.fixture
 def path(tmp_path):
     return tmp_path / "run" / "test.sock"
+
+
+def auditing(path):
+    """One method that says who asked."""
+    server = ControlServer(
+        str(path), [Method("test.deed", lambda params, asker: asker.who.shown(), audit="t:deed:done")]
+    )
+    server.start()
+    return server
+
+
+def raw(path, **request):
+    """One answer to a request of any shape."""
+    with socket.socket(socket.AF_UNIX) as connection:
+        connection.connect(str(path))
+        connection.sendall(wire.encode({"v": wire.VERSION, "method": "test.deed", "params": {}, **request}))
+        return wire.decode(connection.makefile("rb").readline())
+
+
+ME = {"by": "command", "uid": os.geteuid(), "login": pwd.getpwuid(os.geteuid()).pw_name}
+
+
+def test_who_asks_is_who_the_kernel_says_whatever_the_request_says(path):
+    server = auditing(path)
+    other = {"uid": 4242, "login": "mallory", "who": {"uid": 4242}, "by": "system"}
+    assert raw(path, **other, params=other) == {"result": ME}
+    server.close()
+
+
+def test_on_whose_behalf_is_noted_as_a_claim_beside_who_it_was(path):
+    server = auditing(path)
+    claimed = raw(path, on_behalf_of=4242)["result"]
+    assert claimed == {**ME, "on_behalf_of": {"uid": 4242, "claimed": True}}
+    client = ControlClient(str(path), "test", on_behalf_of=4242)
+    assert client.call("test.deed") == claimed
+    assert ControlClient(str(path), "test", on_behalf_of=os.geteuid()).call("test.deed") == ME
+    for wrong in (-1, 2**32 - 1, True, "4242", 1.5, {"uid": 1}, [1]):
+        assert raw(path, on_behalf_of=wrong)["error"]["code"] == "RequestInvalid"
+    server.close()
+
+
+def asking_as(uid, path):
+    """Another user connects, and prints what comes."""
+    path.parent.chmod(0o755)
+    path.chmod(0o666)
+    code = (
+        "import os, socket, sys; os.chdir(sys.argv[1]); os.setuid(int(sys.argv[3])); "
+        "s = socket.socket(socket.AF_UNIX); s.connect(sys.argv[2]); print(s.recv(1))"
+    )
+    return subprocess.Popen([sys.executable, "-c", code, path.parent, path.name, str(uid)], stdout=subprocess.PIPE)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root becomes another user")
+def test_another_user_is_recognised_and_refused(path, tmp_path, caplog):
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(tmp_path / "open.sock"))
+        listener.listen()
+        child = asking_as(4242, tmp_path / "open.sock")
+        connection, _ = listener.accept()
+        assert peers.uid_of(connection) == 4242
+        connection.close()
+        assert child.wait(30) == 0
+    server = serving(path, test_who=lambda params, emit: "me")
+    child = asking_as(4242, path)
+    assert child.communicate(timeout=30)[0].strip() == b"b''", "the connection was closed"
+    [record] = [record for record in caplog.records if record.message == "control.peer_refused"]
+    assert record.uid == 4242
+    server.close()
+
+
+def test_each_audited_request_leaves_one_line_that_says_who_and_what_became_of_it(path, caplog):
+    def refuse(params, asker):
+        raise NotFound(what="inode 7")
+
+    methods = [
+        Method("test.refuse", refuse, role="administrator", audit="t:deed:refused"),
+        Method("test.deed", lambda params, asker: 1, audit="t:deed:done"),
+        Method("test.look", lambda params, asker: 1, role="viewer"),
+    ]
+    server = ControlServer(str(path), methods)
+    server.start()
+    client = ControlClient(str(path), "test", on_behalf_of=4242)
+    with caplog.at_level(logging.INFO):
+        client.call("test.look")
+        client.call("test.deed")
+        with pytest.raises(NotFound):
+            client.call("test.refuse")
+    done, refused = [record for record in caplog.records if record.message == "control.audited"]
+    assert (done.deed, done.outcome, done.levelname) == ("t:deed:done", "done", "INFO")
+    assert (refused.deed, refused.outcome, refused.levelname) == ("t:deed:refused", "NotFound", "WARNING")
+    assert done.who == refused.who == {**ME, "on_behalf_of": {"uid": 4242, "claimed": True}}
+    server.close()
+
+
+@pytest.mark.parametrize(
+    ("environ", "uid"),
+    [
+        ({}, None),
+        ({"SUDO_UID": "1000"}, 1000),
+        ({"SUDO_UID": "0"}, 0),
+        ({"SUDO_UID": "", "SUDO_USER": "jane"}, None),
+        ({"SUDO_UID": "-1"}, None),
+        ({"SUDO_UID": "4294967295"}, None),
+        ({"SUDO_UID": "9" * 5000}, None),
+        ({"SUDO_UID": "²"}, None),
+    ],
+)
+def test_what_sudo_says_is_taken_only_where_it_is_the_number_of_a_user(environ, uid):
+    assert _sudo_uid(environ) == uid
+
+
+def test_people_are_told_what_is_known_and_what_is_claimed():
+    assert said({"by": "command", "uid": 0, "login": "root"}) == "root (0)"
+    jane = {"uid": 1000, "login": "jane", "claimed": True}
+    assert said({"by": "command", "uid": 7, "on_behalf_of": jane}) == "7, claims to act for jane (1000)"
+    assert said({"by": "mount", "uid": 1001}) == "1001 through the mount"
+    assert said({"by": "system"}) == "the system"
+    assert said({"by": "unknown"}) == said(None) == ""
 
 
 def test_a_result_and_its_events_arrive_in_order(path):

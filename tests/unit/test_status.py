@@ -3,7 +3,7 @@
 import dataclasses
 from types import SimpleNamespace
 
-from appliance.cli import mirrors
+from appliance.cli import erasure, mirrors, quarantine
 from appliance.cli.files import _recalls_shown, _state
 from appliance.cli.targets import show_tested
 from appliance.cli.versions import OUTCOMES
@@ -72,5 +72,30 @@ def test_what_is_in_plain_text_left_out_or_held_on_a_mirror_is_said():
     assert held.startswith("ALERT: mirror m keeps 7 names as they were")
 
 
+def test_pending_erasures_are_said_with_what_the_oldest_waits_for():
+    assert erasure.lines({"pending": 0, "oldest": None}) == []
+    row = {"id": "2a", "since_ns": 1_700_000_000 * NANOSECONDS, "stage": "over", "frozen": False, "packs_left": 3}
+    away = {"name": "b", "why": "no route", "locked_until_ns": 0}
+    locked = {"name": "c", "why": "", "locked_until_ns": 1_800_000_000 * NANOSECONDS}
+    (line,) = erasure.lines({"pending": 1, "oldest": {**row, "targets": [away]}})
+    assert line.startswith("erasures pending: 1; 2a, since 2023-11-1")
+    assert line.endswith(" waits for 3 packs to be emptied and target b (no route)")
+    (line,) = erasure.lines({"pending": 2, "oldest": {**row, "packs_left": 0, "targets": [away, locked]}})
+    assert "; the oldest, 2a, since 2023-11-1" in line
+    assert "waits for targets b (no route), c (locked until 2027-01-1" in line
+    (line,) = erasure.lines({"pending": 1, "oldest": {**row, "packs_left": 0, "targets": []}})
+    assert line.endswith("waits for local files or a mirror: `vna erase --status 2a`")
+    (line,) = erasure.lines({"pending": 1, "oldest": {**row, "frozen": True, "targets": [away]}})
+    assert "tripwire" in line
+    (line,) = erasure.lines({"pending": 1, "oldest": {**row, "stage": "taking", "targets": []}})
+    assert line.endswith("is still being given its files")
+
+
 def test_every_outcome_of_a_rollback_has_its_words():
     assert OUTCOMES.keys() == {outcome.value for outcome in Outcome}
+
+
+def test_a_quarantine_is_spoken_of_once_there_is_something_in_it():
+    assert quarantine.lines({"count": 0, "size_bytes": 0, "oldest_ns": 0}) == []
+    (line,) = quarantine.lines({"count": 3, "size_bytes": 5 << 20, "oldest_ns": 1_700_000_000 * NANOSECONDS})
+    assert line.startswith("in quarantine: 3 damaged things (5.0 MiB), the first since 2023-11-1")

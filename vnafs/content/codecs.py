@@ -9,6 +9,7 @@ interpreter lock.
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 import threading
 
@@ -26,6 +27,8 @@ SAVING_PERCENT_MIN = 3
 """Less is not worth decoding."""
 SAMPLE_BYTES = 8 * 1024
 SAMPLES = 3
+AFTER_MAX = 4
+"""Compressors, and decompressors, that a thread keeps for what comes after other bytes: 100 to 500 KB each."""
 SAMPLED_BYTES_MIN = 64 * 1024
 """From here on samples decide whether and how to compress; smaller pieces are simply tried."""
 
@@ -43,12 +46,35 @@ class _Compressors(threading.local):
 
     def __init__(self) -> None:
         self._by_level: dict[int, zstandard.ZstdCompressor] = {}
+        self._after: collections.OrderedDict[bytes, zstandard.ZstdCompressor] = collections.OrderedDict()
+        self._back: collections.OrderedDict[bytes, zstandard.ZstdDecompressor] = collections.OrderedDict()
         self.decompressor = zstandard.ZstdDecompressor()
 
     def compressor(self, level: int) -> zstandard.ZstdCompressor:
         if level not in self._by_level:
             self._by_level[level] = zstandard.ZstdCompressor(level=level, write_content_size=True)
         return self._by_level[level]
+
+    def compressor_after(self, before: bytes) -> zstandard.ZstdCompressor:
+        found = self._after.pop(before, None) or zstandard.ZstdCompressor(
+            level=LEVEL, dict_data=_prefix(before), write_content_size=True, write_dict_id=False
+        )
+        self._after[before] = found
+        while len(self._after) > AFTER_MAX:
+            self._after.popitem(last=False)
+        return found
+
+    def decompressor_after(self, before: bytes) -> zstandard.ZstdDecompressor:
+        found = self._back.pop(before, None) or zstandard.ZstdDecompressor(dict_data=_prefix(before))
+        self._back[before] = found
+        while len(self._back) > AFTER_MAX:
+            self._back.popitem(last=False)
+        return found
+
+
+def _prefix(before: bytes) -> zstandard.ZstdCompressionDict:
+    """Raw content whatever it begins with, so that no header passes for a dictionary with tables (RFC 8878, 5)."""
+    return zstandard.ZstdCompressionDict(before, dict_type=zstandard.DICT_TYPE_RAWCONTENT)
 
 
 _thread = _Compressors()
@@ -85,6 +111,8 @@ def decode(stored: Buffer, codec: Codec, raw_bytes: int) -> bytes:
         plain = bytes(stored)
     elif codec in IMAGES:
         plain = rasters.decode_image(stored, codec, raw_bytes)
+    elif codec is Codec.ZSTD_AFTER_BASE:
+        raise errors.InvalidArgument(why="what leans on another piece is not decoded without it")
     else:
         plain = inflate(stored, raw_bytes)
         if codec is Codec.SHUFFLED_ZSTD:
@@ -96,13 +124,27 @@ def decode(stored: Buffer, codec: Codec, raw_bytes: int) -> bytes:
 
 def inflate(stored: Buffer, raw_bytes: int) -> bytes:
     """Decompress one zstd frame (RFC 8878) that says it holds *raw_bytes*. Raises Damaged before making more."""
+    return _inflate(_thread.decompressor, stored, raw_bytes)
+
+
+def deflate_after(before: bytes, plain: bytes) -> bytes:
+    """One zstd frame of *plain* that only `inflate_after` with the same *before* opens."""
+    return _thread.compressor_after(before).compress(plain)
+
+
+def inflate_after(before: bytes, stored: Buffer, raw_bytes: int) -> bytes:
+    """The same as `inflate`, of a frame that was made as if *before* came before it. Wrong with another one."""
+    return _inflate(_thread.decompressor_after(before), stored, raw_bytes)
+
+
+def _inflate(decompressor: zstandard.ZstdDecompressor, stored: Buffer, raw_bytes: int) -> bytes:
     try:
         # The frame's own claim decides how much memory zstd takes: compare it first.
         if zstandard.frame_content_size(stored) != raw_bytes:
             raise errors.Damaged(what="a compressed piece")
         if raw_bytes == 0:
             return b""
-        return _thread.decompressor.decompress(stored, max_output_size=raw_bytes, allow_extra_data=False)
+        return decompressor.decompress(stored, max_output_size=raw_bytes, allow_extra_data=False)
     except zstandard.ZstdError as error:
         raise errors.Damaged(what="a compressed piece") from error
 

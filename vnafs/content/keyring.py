@@ -28,6 +28,8 @@ FORMAT_VERSION = 1
 KEYRINGS = "keys/"
 MANIFESTS = RepositoryId(0)
 """The key of manifests is filed under no repository."""
+RECEIPTS = RepositoryId(1)
+"""The keys that sign receipts are filed under the root, which is no repository: they encrypt nothing."""
 MASTER, RECOVERY = "master", "recovery"
 """Which secret a slot takes."""
 KEYRING_BYTES_MAX = 16 * 1024 * 1024
@@ -87,6 +89,15 @@ class Keyring:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
+class SigningKey:
+    """A key that signs receipts."""
+
+    secret: bytes = dataclasses.field(repr=False)
+    """The private key of Ed25519 (RFC 8032), 32 bytes."""
+    created: Instant
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
 class Unlocked:
     """A keyring whose root key is known."""
 
@@ -100,8 +111,13 @@ class Unlocked:
         return Key(wrapped.id, crypt.unwrap(self.root, wrapped.wrapped, _KEYS))
 
     def every(self) -> dict[KeyId, Key]:
-        """All of its keys. Raises Damaged."""
-        return {wrapped.id: self.key(wrapped) for wrapped in self.keyring.keys}
+        """All of its keys that encrypt; whoever has one that signs can decrypt nothing with it. Raises Damaged."""
+        return {wrapped.id: self.key(wrapped) for wrapped in self.keyring.keys if wrapped.repository != RECEIPTS}
+
+    def signing(self) -> list[SigningKey]:
+        """Its keys that sign receipts, the oldest first: the last one does from now on. Raises Damaged."""
+        wrapped = [key for key in self.keyring.keys if key.repository == RECEIPTS]
+        return [SigningKey(self.key(key).secret, key.created) for key in wrapped]
 
     def encode(self) -> bytes:
         """As it is stored, guarded by the root key."""
@@ -112,7 +128,18 @@ class Unlocked:
     def with_key(self, repository: RepositoryId, now: Instant, entropy: Entropy) -> Unlocked:
         """One more key, the repository's from now on."""
         identity, secret = KeyId(entropy(16)), hashlib.sha256(entropy(crypt.KEY_BYTES) + _stamp(now)).digest()
-        added = WrappedKey(identity, repository, now, crypt.wrap(self.root, secret, _KEYS))
+        return self._with(identity, repository, secret, now, now)
+
+    def with_signing(self, key: SigningKey, now: Instant, entropy: Entropy) -> Unlocked:
+        """A key that signed receipts before there was a place for it here, and goes on. The same if it is here."""
+        if any(known.secret == key.secret for known in self.signing()):
+            return self
+        return self._with(KeyId(entropy(16)), RECEIPTS, key.secret, key.created, now)
+
+    def _with(
+        self, identity: KeyId, repository: RepositoryId, secret: bytes, created: Instant, now: Instant
+    ) -> Unlocked:
+        added = WrappedKey(identity, repository, created, crypt.wrap(self.root, secret, _KEYS))
         return self._next(now, keys=(*self.keyring.keys, added))
 
     def with_keys_of(self, other: Unlocked, now: Instant) -> Unlocked:

@@ -19,7 +19,8 @@ from typing import BinaryIO
 
 import xxhash
 
-from vnafs.content import catalogue, codecs, recipe
+from vnafs.content import bases, catalogue, codecs, recipe
+from vnafs.content.bases import Base, FetchBase
 from vnafs.content.catalogue import Catalogue, FileEntry, FileHints, PackHeader, RecipeEntry
 from vnafs.content.crypt import AES_256_GCM, TAG_BYTES, WRAPPED_BYTES, Cipher, Part
 from vnafs.content.source import Buffer
@@ -38,6 +39,7 @@ __all__ = [
     "PackReader",
     "PackWriter",
     "RecipeEntry",
+    "open_base",
     "open_piece",
     "open_recipe",
     "rebuild",
@@ -349,7 +351,7 @@ Fetch = Callable[[Span], bytes]
 
 
 class PackReader:
-    """Reads one pack through *fetch*, and *cipher* if it is encrypted; keeps nothing.
+    """Reads one pack through *fetch*, and *cipher* if it is encrypted; keeps only the base it read last.
 
     Raises Damaged, FormatUnknown and what *fetch* raises.
     """
@@ -359,6 +361,7 @@ class PackReader:
         self._fetch = fetch
         self._size = size_bytes
         self._pack = pack
+        self._last: tuple[Base, bytes] | None = None
 
     def header(self) -> PackHeader:
         """What the first bytes say."""
@@ -399,7 +402,12 @@ class PackReader:
         """The raw bytes of a piece of this pack, equal to its SHA-256."""
         if ref.pack != self._pack or not 0 < ref.stored_bytes <= PIECE_BYTES_MAX + TAG_BYTES:
             raise errors.Damaged(what=f"a piece of pack {self._pack.hex()}")
-        return open_piece(ref, self._read(ref.offset, ref.stored_bytes), self._cipher)
+        return open_piece(ref, self._read(ref.offset, ref.stored_bytes), self._base, self._cipher)
+
+    def _base(self, base: Base) -> bytes:
+        if self._last is None or self._last[0] != base:
+            self._last = base, open_base(base, self._read(base.offset, base.stored_bytes), self._cipher)
+        return self._last[1]
 
     def _read(self, offset: int, length_bytes: int) -> bytes:
         if offset < 0 or offset + length_bytes > self._size:
@@ -419,13 +427,24 @@ def open_recipe(span: Span, stored: Buffer, pack: PackId, cipher: Cipher | None 
     return recipe.decode_recipe(_opened(cipher, Part.RECIPE, span.offset, stored), pack)
 
 
-def open_piece(ref: PieceRef, stored: Buffer, cipher: Cipher | None = None) -> bytes:
-    """The raw bytes of a piece from its stored bytes; raises Damaged unless they are the bytes that were stored."""
+def open_piece(ref: PieceRef, stored: Buffer, fetch_base: FetchBase, cipher: Cipher | None = None) -> bytes:
+    """The raw bytes of a piece from its stored bytes; raises Damaged unless they are the bytes that were stored.
+
+    *fetch_base* is asked at most once, for a base in the same pack; what it raises comes through.
+    """
     plain = stored if cipher is None else cipher.open(Part.PIECE, ref.offset, stored)
-    raw = codecs.decode(plain, ref.codec, ref.raw_bytes)
+    if ref.codec is Codec.ZSTD_AFTER_BASE:
+        raw = bases.decode_leaning(plain, ref.raw_bytes, fetch_base(bases.base_of(plain, ref.offset)))
+    else:
+        raw = codecs.decode(plain, ref.codec, ref.raw_bytes)
     if hashlib.sha256(raw).digest() != ref.sha256:
         raise errors.Damaged(what=f"a piece of pack {ref.pack.hex()}")
     return raw
+
+
+def open_base(base: Base, stored: Buffer, cipher: Cipher | None = None) -> bytes:
+    """The raw bytes of a base from its stored bytes. Raises Damaged."""
+    return bases.decode_base(base, stored if cipher is None else cipher.open(Part.PIECE, base.offset, stored))
 
 
 def rebuild(content: Recipe, fetch_piece: Callable[[PieceRef], bytes]) -> Iterator[bytes]:

@@ -20,8 +20,12 @@ class VnaError(Exception):
 
     def __init__(self, **fields: object) -> None:
         self.fields = fields
+        super().__init__()
+
+    def __str__(self) -> str:
+        # only now: most refusals of a file system become a number, thousands in a second, and nobody reads them
         template = (type(self).__doc__ or "").strip().splitlines()[0]
-        super().__init__(template.format_map(_Missing(fields)))
+        return template.format_map(_Missing(self.fields))
 
     @property
     def code(self) -> str:
@@ -182,6 +186,14 @@ class NoSpace(FileSystemError):
     http = 507
 
 
+class OverQuota(FileSystemError):
+    """Repository {repository} may have {limit} {unit}, {used} are used and {wanted} more wanted: delete, or {fix}."""
+
+    exit_code = 1
+    errno = _errno.EDQUOT
+    http = 507
+
+
 class ReadOnly(FileSystemError):
     """{what} is read-only: {why}."""
 
@@ -200,6 +212,20 @@ class TooManyOpen(FileSystemError):
     """{limit} files are open, the most there may be."""
 
     errno = _errno.ENFILE
+    http = 503
+
+
+class PastTheEnd(FileSystemError):
+    """{what}: there is nothing there any more."""
+
+    errno = _errno.ENXIO
+    http = 416
+
+
+class TooManyWaiting(FileSystemError):
+    """{limit} requests wait for bytes to come back, the most there may be."""
+
+    errno = _errno.EAGAIN
     http = 503
 
 
@@ -240,6 +266,10 @@ class StorageFailed(VnaError):
     """The local disk failed while {doing}: {why}. The service stops; nothing unsynced is acknowledged."""
 
     exit_code = 4
+
+
+class Suspect(StorageFailed):
+    """The local disk did not keep all bytes of {what}: {why}. None of them is copied; write the file anew."""
 
 
 class CursorLost(VnaError):

@@ -37,6 +37,8 @@ class EventKind(enum.IntEnum):
     """Retention or holds of an inode changed; the detail is the audit row that says why, or 0."""
     ERASED = 15
     """An inode was erased for good, or the erasure itself went on (inode 0); the detail is the erasure's number."""
+    SIGNER = 16
+    """The keys that sign receipts, or what is known of them, changed."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

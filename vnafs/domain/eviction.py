@@ -18,6 +18,7 @@ class Decision:
     why: str
 
 
+OPEN = Decision(yes=False, why="somebody has it open")
 YES = Decision(yes=True, why="")
 
 
@@ -35,5 +36,5 @@ def may_evict(file: FileFacts, repository: Repository, copies: Sequence[Copy]) -
     if file.state is not FileState.REPLICATED:
         return Decision(yes=False, why=f"it is {file.state.label}, not yet replicated")
     if file.handles_open:
-        return Decision(yes=False, why="somebody has it open")
+        return OPEN
     return YES

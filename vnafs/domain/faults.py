@@ -65,6 +65,8 @@ RARE_POINTS: tuple[str, ...] = (
     "manifest.runs",
     "manifest.snapshot",
     "manifest.trimmed",
+    # tree: a file is written to that is sealed and not packed yet
+    "tree.left_copied",
     # condemn: a pack that no place has whole is given up; reached only after something rotted
     "condemn.marked",
     "condemn.taken_back",
@@ -87,6 +89,8 @@ RARE_POINTS: tuple[str, ...] = (
     "erase.swept",
     "erase.condemned",
     "erase.proven",
+    # quarantine: damaged bytes are kept before something right takes their place
+    "quarantine.described",
     # mirror: a plain mirror follows the tree; only where there is one
     "mirror.noted",
     "mirror.staged",

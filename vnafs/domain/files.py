@@ -124,6 +124,8 @@ class Verdict(enum.Enum):
     """The local bytes are not those that were sealed: the file is OPEN again and will come back as a candidate."""
     BUSY = "busy"
     """Somebody has it open; ask again later."""
+    UNHELD = "unheld"
+    """Linux itself writes for somebody who has it open, whom nobody can hold."""
     ILLEGAL = "illegal"
     """No such move from the state it is in."""
 
@@ -144,3 +146,5 @@ class FileFacts:
     mtime_ns: int
     path_hint: bytes
     """One current path below the mount, empty when the file has no name."""
+    is_suspect: bool = False
+    """The local disk did not keep all bytes of this version: it must not be sealed."""

@@ -14,6 +14,8 @@ EPOCH_SHIFT_BITS = 40
 
 Version = NewType("Version", int)
 """Counts the changes of one inode's bytes, from 1. Local bytes live at (inode, version)."""
+NO_VERSION = Version(0)
+"""Of what has no bytes."""
 
 Sha256 = NewType("Sha256", bytes)
 """32 bytes (FIPS 180-4): the identity of a content, a piece, a pack."""

@@ -22,6 +22,8 @@ NAME_BYTES_MAX = 255
 """Of one part of a name: NAME_MAX of Linux."""
 OBJECT_BYTES_MAX = 900
 """S3 and Azure allow 1024 with the prefix of the mirror."""
+PARTS_MAX = 200
+"""Azure allows 254 with the prefix ("Naming and referencing containers, blobs, and metadata")."""
 
 _FORBIDDEN = re.compile("[%\\\\\x00-\x1f\x7f-\x9f\udc80-\udcff\ufffe\uffff]")
 """Control characters and what XML cannot carry, in which listings of object stores come; backslashes, which Azure takes
@@ -63,7 +65,7 @@ def _plain(parts: Sequence[bytes], leaf: str) -> str:
     names = [escaped(part) for part in parts] + ([leaf] if leaf else [])
     text = "/".join(names)
     fits = len(text.encode()) <= OBJECT_BYTES_MAX and all(len(name.encode()) <= NAME_BYTES_MAX for name in names)
-    return text if fits else ""
+    return text if fits and len(names) <= PARTS_MAX else ""
 
 
 def _digest(parts: Sequence[bytes]) -> str:

@@ -26,6 +26,8 @@ class Codec(enum.IntEnum):
     """An image, as a reversible High-Throughput JPEG 2000 codestream (ISO/IEC 15444-15) behind a head of ours."""
     JPEG_XL = 4
     """The same, as a lossless JPEG XL codestream (ISO/IEC 18181-1)."""
+    ZSTD_AFTER_BASE = 5
+    """ZSTD with the raw bytes of an earlier piece of the same pack, its base, as if they came before: for headers."""
 
 
 class PieceKind(enum.IntEnum):

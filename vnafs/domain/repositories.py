@@ -53,6 +53,10 @@ class Repository:
     """Brought back from targets in a day (UTC); 0 for no limit."""
     recall_requests_per_day: int = 0
     """Asked of targets for it in a day; 0 for no limit."""
+    quota_bytes: int = 0
+    """Its files may have so many bytes together, as their sizes say; 0 for no limit."""
+    quota_files: int = 0
+    """It may have so many files, directories, links and nodes, its own directory included; 0 for no limit."""
     retention: RetentionMode = RetentionMode.OFF
     """Whether files are committed in it, and how firmly they are retained then."""
     retention_seconds: int = 0

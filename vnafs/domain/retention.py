@@ -9,6 +9,8 @@ from __future__ import annotations
 import dataclasses
 import enum
 
+from vnafs.domain.actors import UNKNOWN, Actor
+
 SECONDS_MAX = 100 * 365 * 86400
 """A longer retention is a mistake that nobody could undo."""
 
@@ -36,6 +38,8 @@ class Retention:
     until_ns: int
     since_ns: int
     """When it was committed."""
+    by: Actor = UNKNOWN
+    """Who committed it, or gave it the date it has now."""
 
     def is_over(self, now_ns: int) -> bool:
         """Whether the file may be removed; changed it may never be."""

@@ -29,6 +29,7 @@ import contextlib
 import dataclasses
 import datetime as dt
 import errno
+import functools
 import hashlib
 import hmac
 import io
@@ -64,6 +65,8 @@ TAIL_BYTES = 64 * 1024
 BLOCK_BYTES = 4 * MEBIBYTE
 BLOCKS_MAX = 32
 """Kept of packs from which much is wanted."""
+BASES_MAX = 64
+"""Kept of pieces that others lean on."""
 TOGETHER_BYTES_MAX = 8 * MEBIBYTE
 """Neighbouring pieces are read in one request up to this."""
 EMPTY = hashlib.sha256().digest()
@@ -421,12 +424,16 @@ _U64 = struct.Struct("<Q")
 _MUST_UNDERSTAND = 0xFFFF0000
 
 
-def inflate(stored: bytes | memoryview, raw_bytes: int, what: str) -> bytes:
+def inflate(
+    stored: bytes | memoryview, raw_bytes: int, what: str, decompressor: zstandard.ZstdDecompressor = _ZSTD
+) -> bytes:
     """The content of a zstd frame that says it has so many bytes. Raises Damaged before it takes more."""
     try:
         if zstandard.frame_content_size(stored) != raw_bytes:
             raise Damaged(f"{what} does not say what it should")
-        return _ZSTD.decompress(stored, max_output_size=raw_bytes) if raw_bytes else b""
+        if not raw_bytes:
+            return b""
+        return decompressor.decompress(stored, max_output_size=raw_bytes, allow_extra_data=False)
     except zstandard.ZstdError as problem:
         raise Damaged(f"{what} cannot be decompressed") from problem
 
@@ -462,6 +469,8 @@ def check_envelope(data: bytes, magic: bytes, header_bytes: int, encryption_at: 
 # -- keys: FORMAT.md, "Encryption" -------------------------------------------------------------------------------
 
 _SCRYPT_BYTES_MAX = 256 * MEBIBYTE
+_SIGNS = 1
+"""The number under which keyrings file the keys that sign receipts: nothing is encrypted with these."""
 Opener = Callable[[int, int, bytes | memoryview], bytes]
 """Decrypts what is stored as a kind of part at an offset of one object. Raises Damaged."""
 PIECE_PART, RECIPE_PART, CATALOGUE_PART, MANIFEST_PART = 1, 2, 3, 4
@@ -534,6 +543,8 @@ class Keys:
         if not hmac.compare_digest(guard.hex(), str(document["guard"])):
             raise Damaged(f"{name} is damaged, or of another root key")
         for entry in document["keys"]:
+            if int(entry["repository"]) == _SIGNS:
+                continue
             self.repositories.add(int(entry["repository"]))
             wrapped = bytes.fromhex(entry["wrapped"])
             self._keys[bytes.fromhex(entry["id"])] = unwrap(root, wrapped, b"vnafs: wraps keys of repositories, 1")
@@ -689,7 +700,7 @@ def read_recipe(record: bytes, home: bytes, sha256: bytes) -> list[Entry]:
     return entries
 
 
-HTJ2K, JPEG_XL = 3, 4
+HTJ2K, JPEG_XL, ZSTD_AFTER_BASE = 3, 4, 5
 _IMAGE_HEAD = struct.Struct("<QIIBBBB")
 _SIZ = struct.Struct(">HHHHIIIIIIIIH")
 
@@ -759,15 +770,42 @@ def image_size(stream: bytes, codec: int) -> tuple[int, int]:
     return rows, rows * across // down if ratio else side()
 
 
-def read_piece(entry: Entry, stored: memoryview) -> bytes:
+class Base(NamedTuple):
+    """A piece of the same pack that another one leans on: the head of what does."""
+
+    guard: int
+    offset: int
+    stored_bytes: int
+    raw_bytes: int
+
+
+_BASE = struct.Struct("<QQII")
+BASE_BYTES_MAX = 64 * 1024
+
+
+def read_leaning(entry: Entry, stored: memoryview, fetch_base: Callable[[Base], bytes], what: str) -> bytes:
+    """What is stored as it differs from a base (F-20 to F-22). Raises Damaged before it takes more, and Refused."""
+    if len(stored) <= _BASE.size:
+        raise Damaged(f"{what} is cut short")
+    base = Base(*_BASE.unpack_from(stored))
+    sane = 0 < base.stored_bytes <= base.raw_bytes + TAG_BYTES and 0 < base.raw_bytes <= BASE_BYTES_MAX
+    if not sane or base.offset + base.stored_bytes > entry.offset:
+        raise Damaged(f"{what} is damaged")
+    before = zstandard.ZstdCompressionDict(fetch_base(base), dict_type=zstandard.DICT_TYPE_RAWCONTENT)
+    return inflate(stored[_BASE.size :], entry.raw_bytes, what, zstandard.ZstdDecompressor(dict_data=before))
+
+
+def read_piece(entry: Entry, stored: memoryview, fetch_base: Callable[[Base], bytes]) -> bytes:
     """The raw bytes of a piece, equal to its SHA-256. Raises Damaged, Refused."""
     what = f"a piece at {entry.offset} in pack {entry.pack.hex()}"
-    if entry.codec > JPEG_XL:
+    if entry.codec > ZSTD_AFTER_BASE:
         raise Refused(f"{what} was made with codec {entry.codec}; use a newer vna-extract")
     if entry.codec == 0:
         raw = bytes(stored)
     elif entry.codec in (HTJ2K, JPEG_XL):
         raw = read_image(stored, entry.codec, entry.raw_bytes, what)
+    elif entry.codec == ZSTD_AFTER_BASE:
+        raw = read_leaning(entry, stored, fetch_base, what)
     else:
         raw = inflate(stored, entry.raw_bytes, what)
     if entry.codec == 2:
@@ -1496,6 +1534,7 @@ class Contents:
 
     def __init__(self, packs: Packs) -> None:
         self._packs = packs
+        self._bases: collections.OrderedDict[tuple[bytes, Base], bytes] = collections.OrderedDict()
 
     def pieces(self, place: Place, sha256: bytes) -> Iterator[bytes]:
         """In order; each equals its SHA-256, and when the last one has been given all together equal *sha256*."""
@@ -1511,11 +1550,25 @@ class Contents:
             for entry in group:
                 at = entry.offset - start
                 plain = self._packs.opened(entry.pack, PIECE_PART, entry.offset, stored[at : at + entry.stored_bytes])
-                piece = read_piece(entry, plain)
+                piece = read_piece(entry, plain, functools.partial(self._base, entry.pack))
                 digest.update(piece)
                 yield piece
         if digest.digest() != sha256:
             raise Damaged("its bytes do not have its SHA-256")
+
+    def _base(self, pack: bytes, base: Base) -> bytes:
+        """The raw bytes of a base, kept for what leans on it next."""
+        raw = self._bases.get((pack, base))
+        if raw is None:
+            what = f"a piece at {base.offset} in pack {pack.hex()}"
+            stored = self._packs.read(pack, base.offset, base.stored_bytes)
+            raw = inflate(self._packs.opened(pack, PIECE_PART, base.offset, stored), base.raw_bytes, what)
+            if xxhash.xxh3_64_intdigest(raw) != base.guard:
+                raise Damaged(f"{what} is damaged")
+            self._bases[pack, base] = raw
+            if len(self._bases) > BASES_MAX:
+                self._bases.popitem(last=False)
+        return raw
 
 
 def _neighbours(entries: list[Entry]) -> Iterator[list[Entry]]:

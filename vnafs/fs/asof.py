@@ -5,8 +5,8 @@ as earlier versions (vfs_shadow_copy2(8)). Nothing there can be changed. What is
 when it is looked up and forgotten when there are too many: whoever asks for a forgotten one hears NotFound and looks
 again.
 
-Bytes come from where they are: from the local file while that still has the version of then, else by range from
-targets. Nothing live is touched. One thread.
+Bytes come from where they are: from the local file while that still has the version of then or waits to be packed,
+else by range from targets. Nothing live is touched. One thread.
 """
 
 from __future__ import annotations
@@ -27,15 +27,18 @@ from vnafs.domain.errors import (
     NoSuchAttribute,
     NotADirectory,
     NotFound,
+    NotSupported,
     ReadOnly,
 )
 from vnafs.domain.files import FileFacts, FileState
 from vnafs.domain.ids import Inode, RepositoryId, Version
+from vnafs.fs import posixacl
 from vnafs.fs.attributes import Attributes, attributes_of
-from vnafs.fs.core import Core
+from vnafs.fs.core import ROOT_REPOSITORY, Core
 from vnafs.fs.handles import Handle, OpenFile
 from vnafs.fs.recall import RangeNeeded
-from vnafs.index import inodes, keys, past, xattrs
+from vnafs.fs.xattrs import REAL_NAMES, shown_names
+from vnafs.index import inodes, keys, past, unpacked, xattrs
 from vnafs.index.engine import Reader
 from vnafs.index.inodes import InodeRow
 from vnafs.local.spool import local_error
@@ -74,6 +77,8 @@ class Then:
     row: InodeRow
     is_live: bool
     """It still has that version."""
+    is_local: bool = False
+    """It has not, but local bytes of that version are still here."""
 
 
 class AsOf:
@@ -112,7 +117,14 @@ class AsOf:
         """The inode of a node as it was, if that is kept."""
         old = past.version_at(reader, node.inode, node.at_ns)
         if old is not None:
-            return Then(old.row, is_live=False) if old.is_kept else None
+            if old.is_kept:
+                return Then(old.row, is_live=False)
+            # still to be packed: nobody vouches for a copy until then
+            left, seal = unpacked.find(reader, node.inode, old.version), old.row.seal
+            if left is None or left.place != old.version or seal is None:
+                return None
+            is_local = self._core.spool.fingerprint(node.inode, left.place) == seal.fingerprint
+            return Then(old.row, is_live=False, is_local=True) if is_local else None
         row = inodes.find(reader, node.inode)
         return None if row is None else Then(row, is_live=True)
 
@@ -178,6 +190,11 @@ class AsOf:
         if not then.row.is_directory:
             raise NotADirectory(what=f"inode {node.inode}")
         return then.row
+
+    def repository(self, number: Inode) -> RepositoryId:
+        """Whose past it is; the root's where that is forgotten."""
+        node = self._nodes.get(number)
+        return ROOT_REPOSITORY if node is None else node.repository
 
     def getattr(self, number: Inode) -> Attributes:
         """What stat(2) shows. Raises NotFound."""
@@ -263,7 +280,7 @@ class AsOf:
         length = min(length, size - offset)
         if length <= 0:
             return b""
-        if not then.is_live or row.state is FileState.STUB:
+        if not (then.is_live or then.is_local) or row.state is FileState.STUB:
             raise RangeNeeded(node.inode, row.version, offset, length)
         descriptor = core.spool.open(node.inode, row.version, write=False)
         try:
@@ -295,8 +312,10 @@ class AsOf:
     # -- extended attributes --------------------------------------------------------------------------------
 
     def getxattr(self, number: Inode, name: bytes) -> bytes:
-        """The value. Raises NoSuchAttribute."""
+        """The value. Raises NoSuchAttribute, NotSupported for names that differ in case, which nobody indexed."""
         node = self._node(number)
+        if name.startswith(REAL_NAMES):
+            raise NotSupported(what="Looking for a name of the past by another case")
         with self._core.engine.read() as reader:
             if name == _SHA256:
                 then = self._then(reader, node) if node.inode else None
@@ -307,11 +326,16 @@ class AsOf:
             raise NoSuchAttribute(what="of that name")
         return value
 
-    def listxattr(self, number: Inode) -> list[bytes]:
+    def getacl(self, number: Inode, name: bytes) -> bytes:
+        """As it was last, in step with the mode that is shown. Raises NoSuchAttribute."""
+        value = self.getxattr(number, name)
+        return posixacl.with_mode(value, self.getattr(number).mode) if name == posixacl.ACCESS else value
+
+    def listxattr(self, number: Inode, *, trusted: bool = True, acls: bool = False) -> list[bytes]:
         """Every name that was set last."""
         node = self._node(number)
         with self._core.engine.read() as reader:
-            return xattrs.names(reader, node.inode)
+            return shown_names(xattrs.names(reader, node.inode), trusted=trusted, acls=acls)
 
 
 def refused() -> ReadOnly:

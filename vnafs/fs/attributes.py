@@ -4,12 +4,25 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import stat
 from typing import NamedTuple
 
+from vnafs.domain.clock import NANOSECONDS
 from vnafs.domain.ids import Inode
 from vnafs.index.inodes import InodeRow
 
 BLOCK_BYTES = 512
+TIME_NS_MIN, TIME_NS_MAX = -(1 << 31) * NANOSECONDS, (1 << 63) - 1
+"""Of a file: 1901 is what local file systems go back to, 2262 what a row holds."""
+
+SET_ID = stat.S_ISUID | stat.S_ISGID
+"""Bits of a mode that whoever runs the file gets."""
+
+
+def without_set_id(mode: int) -> int:
+    """A file's mode after somebody wrote to it or changed its owner (chown(2), write(2))."""
+    mode &= ~stat.S_ISUID
+    return mode & ~stat.S_ISGID if mode & stat.S_IXGRP else mode
 
 
 class Attributes(NamedTuple):
@@ -60,9 +73,14 @@ def attributes_while_written(inode: Inode, row: InodeRow, local: os.stat_result)
         local.st_blocks,
         row.atime_ns,
         local.st_mtime_ns,
-        max(row.ctime_ns, local.st_mtime_ns),
+        max(row.ctime_ns, written_at(local)),
         row.birth_ns,
     )
+
+
+def written_at(local: os.stat_result) -> int:
+    """When a local file was written last, as far as its times tell: a time to come was set and is none."""
+    return min(local.st_mtime_ns, local.st_ctime_ns)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -76,3 +94,13 @@ class AttributeChanges:
     size_bytes: int | None = None
     atime_ns: int | None = None
     mtime_ns: int | None = None
+
+    def within_range(self) -> AttributeChanges:
+        """Times that no file can have become the nearest that one can, as Linux makes them (timestamp_truncate)."""
+        if self.atime_ns is None and self.mtime_ns is None:
+            return self
+        return dataclasses.replace(self, atime_ns=_within(self.atime_ns), mtime_ns=_within(self.mtime_ns))
+
+
+def _within(time_ns: int | None) -> int | None:
+    return None if time_ns is None else min(max(time_ns, TIME_NS_MIN), TIME_NS_MAX)

@@ -8,10 +8,11 @@ from __future__ import annotations
 import dataclasses
 import os
 
-from vnafs.domain.errors import StorageFailed
+from vnafs.domain.ids import Inode
 from vnafs.fs.handles import OpenFile
 from vnafs.index.engine import Engine, Position
-from vnafs.local.spool import fsync_directory
+from vnafs.local.spool import fsync_directory, sync_error
+from vnafs.local.syncing import sync_bytes
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -27,17 +28,24 @@ class Commitment:
     file: OpenFile | None = None
     written: int = 0
     """The write count of *file* that this covers."""
+    inode: Inode = Inode(0)
+    """Whose bytes *descriptor* leads to."""
+    times: int = 0
+    """The same of the times that were set; 0 when there are none to sync, which fdatasync(2) would not do."""
 
 
 def settle(commitment: Commitment, engine: Engine) -> None:
-    """Wait until everything it names survives loss of power. Blocks; any thread. Raises StorageFailed."""
+    """Wait until everything it names survives loss of power. Blocks; any thread. Raises StorageFailed.
+
+    Suspect of bytes that the disk did not keep.
+    """
     try:
         if commitment.descriptor >= 0:
-            os.fdatasync(commitment.descriptor)
+            sync_bytes(commitment.descriptor, f"inode {commitment.inode}", times=commitment.times > 0)
         if commitment.directory:
             fsync_directory(commitment.directory)
     except OSError as error:
-        raise StorageFailed(doing="syncing local bytes", why=error.strerror or str(error)) from error
+        raise sync_error(error, "syncing local bytes") from error
     finally:
         if commitment.descriptor >= 0:
             os.close(commitment.descriptor)

@@ -12,21 +12,33 @@ import dataclasses
 import itertools
 import logging
 import os
+from collections.abc import Mapping
 from types import TracebackType
 
 from vnafs.domain.clock import NANOSECONDS, BootClock, Clock, Instant
-from vnafs.domain.errors import IndexBroken, NotADirectory, NotFound, ReadOnly, StorageFailed, Superseded, VnaError
+from vnafs.domain.errors import (
+    IndexBroken,
+    NoSpace,
+    NotADirectory,
+    NotFound,
+    ReadOnly,
+    StorageFailed,
+    Superseded,
+    TooManyOpen,
+    VnaError,
+)
 from vnafs.domain.events import Event, EventKind
 from vnafs.domain.faults import Faults
 from vnafs.domain.files import Candidate, FileState
-from vnafs.domain.ids import ROOT, Inode, RepositoryId, Version
+from vnafs.domain.ids import NO_VERSION, ROOT, Inode, RepositoryId, Version
 from vnafs.domain.repositories import Acknowledgement, OnTrip, Repository
 from vnafs.fs.attributes import Attributes, attributes_of, attributes_while_written
 from vnafs.fs.fences import Fences
-from vnafs.fs.handles import Handles
+from vnafs.fs.handles import Handles, OpenFile
 from vnafs.fs.settings import Settings
 from vnafs.fs.timekeeper import Timekeeper
 from vnafs.fs.tripwire import Harm, Tripwire
+from vnafs.fs.usage import Usage
 from vnafs.index import inodes, keys, meta, queue, repositories
 from vnafs.index.engine import Engine, Position, Reader, Transaction, prefix_stop
 from vnafs.index.entries import COOKIE_FIRST
@@ -44,6 +56,9 @@ ROOT_REPOSITORY = RepositoryId(0)
 
 
 NO_INODE = Inode(0)
+SIZES_PER_TURN_MAX = 1024
+"""Looked at in one go; some milliseconds."""
+GONE_DIRECTORIES_MAX = 4096
 REAP_FILES_MAX = 256
 """Removed in one go, so that nobody waits long for a turn."""
 FEED_EVENTS_TRIMMED_MAX = 512
@@ -68,6 +83,9 @@ class Watcher:
 
     def entry_changed(self, parent: Inode, name: bytes) -> None:
         """A name came, went or leads elsewhere."""
+
+    def entry_doubted(self, parent: Inode, name: bytes) -> None:
+        """As `entry_changed`, but perhaps the kernel knows: it only has to look again."""
 
 
 class Core:
@@ -98,11 +116,19 @@ class Core:
         """Set once local storage failed; every change is refused from then on."""
         self.superseded: Superseded | None = None
         """Set while targets have gone on without this index: clients may read, and change nothing."""
+        self.asked = b""
+        """For which request changes are made now; empty: nobody will want to know."""
         self.rows: dict[Inode, InodeRow] = {}
+        self.gone: dict[Inode, InodeRow] = {}
+        """Directories that were removed a while ago, the last of them: somebody may still have one open."""
         self.drops: collections.deque[tuple[Position, Inode, Version]] = collections.deque()
         """Local bytes without a row, and the position that must be synced before they may go."""
         self.drops_left = False
         """There were more than are listed; their D rows say which."""
+        self.removed: dict[tuple[Inode, Version], int] = {}
+        """Local bytes that were removed, each with a number of its own: their D rows go when loss of power brings them
+        back no more."""
+        self._removals = 0
         with engine.read() as reader:
             self.epoch = meta.get_int(reader, meta.EPOCH) or 0
             why = meta.get_bytes(reader, meta.SUPERSEDED)
@@ -110,6 +136,7 @@ class Core:
                 self.superseded = Superseded(why=why.decode())
             self.repositories: dict[RepositoryId, Repository] = {r.id: r for r in repositories.every(reader)}
             self.holds = Holds(reader)
+            self.usage = Usage(reader)
         self.time = Timekeeper(engine, clock, boot_clock, boot_id)
         self.frozen: set[RepositoryId] = set()
         """Repositories in which clients may change nothing now."""
@@ -159,7 +186,10 @@ class Core:
         file = self.handles.files.get(inode)
         if file is None or file.writing < 0:
             return attributes_of(inode, row)
-        return attributes_while_written(inode, row, os.fstat(file.writing))
+        local = os.fstat(file.writing)
+        if self.usage.limited:
+            self.usage.note(row.repository, file, row.size_bytes, local.st_size)
+        return attributes_while_written(inode, row, local)
 
     def remember(self, inode: Inode, row: InodeRow) -> None:
         """Keep a row decoded; the one kept longest goes when there are too many."""
@@ -168,6 +198,13 @@ class Core:
         if len(rows) >= self.settings.rows_cached_max:
             del rows[next(iter(rows))]
         rows[inode] = row
+
+    def remember_gone(self, inode: Inode, row: InodeRow | None) -> None:
+        """What fstat(2) of a directory goes on showing once it is removed, while this process lives."""
+        if row is not None and row.is_directory:
+            if len(self.gone) >= GONE_DIRECTORIES_MAX:
+                del self.gone[next(iter(self.gone))]
+            self.gone[inode] = row._replace(nlink=0)
 
     def is_durable(self, repository: RepositoryId) -> bool:
         """Whether an answer about this repository waits for stable storage; the root always does."""
@@ -178,6 +215,27 @@ class Core:
         """Follow the rules of repositories."""
         self.frozen = {number for number, repository in self.repositories.items() if repository.is_frozen}
         self.guarded = {number for number, repository in self.repositories.items() if repository.is_guarded}
+        limited = self.usage.follow(self.repositories)
+        if limited:
+            for file in self.handles.files.values():
+                row = self.find(file.inode)
+                if file.writing >= 0 and row is not None and row.repository in limited:
+                    self.watch_size(file, row)
+
+    def watch_size(self, file: OpenFile, row: InodeRow) -> None:
+        """A file that is open for write counts as it is, from now on also where the kernel writes past us."""
+        self.usage.note(row.repository, file, row.size_bytes)
+        if file.unseen_writers and row.repository in self.usage.limited:
+            self.usage.unseen[file.inode] = row.repository, file
+
+    def follow_sizes(self) -> None:
+        """See how large some of the files have become that the kernel writes past us, those first that wait longest."""
+        unseen = self.usage.unseen
+        for inode in list(itertools.islice(unseen, SIZES_PER_TURN_MAX)):
+            number, file = unseen[inode] = unseen.pop(inode)
+            row = self.find(inode)
+            if row is not None:
+                self.usage.note(number, file, row.size_bytes)
 
     def refuse_frozen(self, inode: Inode) -> None:
         """Raises ReadOnly when clients may not change *inode* now. Ask only while something is frozen."""
@@ -211,6 +269,12 @@ class Core:
     def quiet_until(self) -> Instant:
         """When a file that was just closed may be sealed."""
         return Instant(self.clock.now() + int(self.settings.quiet_seconds * NANOSECONDS))
+
+    def due_when_closed(self, row: InodeRow) -> Instant:
+        """When a file that nobody writes any more may be sealed."""
+        if not row.nlink:
+            return NOT_QUEUED
+        return queue.DUE_NEVER if row.is_suspect else self.quiet_until()
 
     # -- changing -------------------------------------------------------------------------------------------
 
@@ -252,6 +316,7 @@ class Core:
 
     def drop_later(self, inode: Inode, version: Version) -> None:
         """Remove local bytes once the change that gave them up survives loss of power; its D row is written."""
+        self.removed.pop((inode, version), None)
         if self.drops_left or (self.frozen and len(self.drops) >= self.settings.drops_pending_max):
             self.drops_left = True  # whoever changes very many files at once does not wait for the disk
             return
@@ -265,8 +330,9 @@ class Core:
         if not self.drops_left or self.drops:
             return
         with self.engine.read() as reader:
-            rows = reader.scan(keys.DROPPED, prefix_stop(keys.DROPPED))
-            found = [keys.dropped_of(bytes(key)) for key, _ in itertools.islice(rows, self.settings.drops_pending_max)]
+            rows = (keys.dropped_of(bytes(key)) for key, _ in reader.scan(keys.DROPPED, prefix_stop(keys.DROPPED)))
+            wanted = (place for place in rows if place not in self.removed)
+            found = list(itertools.islice(wanted, self.settings.drops_pending_max))
             for inode, version in found:
                 row = inodes.find(reader, inode)
                 if row is not None and row.version == version and row.state is not FileState.STUB:
@@ -275,23 +341,55 @@ class Core:
         self.drops.extend((self.engine.position, inode, version) for inode, version in found)
 
     def reap(self, files_max: int = REAP_FILES_MAX) -> int:
-        """Remove local bytes whose end is synced, at most so many files; returns how many were dealt with."""
+        """Remove local bytes whose end is synced, at most so many files; returns how many were dealt with.
+
+        Their D rows stay until `forget_removed`: loss of power may bring them back.
+        """
+        if len(self.removed) > self.settings.drops_pending_max:
+            try:
+                self.sync_removed()
+            except (NoSpace, TooManyOpen) as problem:  # no reason to refuse whatever made somebody remove
+                _LOG.warning("tree.removals_wait", extra={"why": str(problem)})
+                self.drops_left = True
+                return 0
         synced = self.engine.synced
         ready = itertools.takewhile(lambda drop: drop[0] <= synced, itertools.islice(self.drops, files_max))
         done = [(inode, version) for _, inode, version in ready]
         for inode, version in done:
             self.spool.remove(inode, version)
             self.faults.reach("tree.unlinked")
-        if done and self.failure is None:
-            with self.engine.write() as tx:
-                for inode, version in done:
-                    tx.delete(keys.dropped(inode, version))
+            self._removals += 1
+            self.removed[inode, version] = self._removals
         for _ in done:
             self.drops.popleft()
         return len(done)
 
+    def sync_removed(self) -> None:
+        """Make what was removed stay away, and forget it. Blocks.
+
+        Raises NoSpace, TooManyOpen; StorageFailed, and the tree ends.
+        """
+        removed = dict(self.removed)
+        try:
+            self.spool.sync_places(removed)
+        except StorageFailed as error:
+            self.fail(error)
+            raise
+        self.forget_removed(removed)
+
+    def forget_removed(self, synced: Mapping[tuple[Inode, Version], int]) -> None:
+        """The removal of these survives loss of power now: their D rows go, of those that were not used again since."""
+        done = [place for place, number in synced.items() if self.removed.get(place) == number]
+        if done and self.failure is None:
+            with self.engine.write() as tx:
+                for inode, version in done:
+                    tx.delete(keys.dropped(inode, version))
+            for place in done:
+                del self.removed[place]
+
     def drop_now(self, inode: Inode, version: Version) -> None:
         """Forget a waiting drop because its place is about to be used again; the caller removes the D row."""
+        self.removed.pop((inode, version), None)
         with contextlib.suppress(ValueError):
             waiting = next((drop for drop in self.drops if drop[1:] == (inode, version)), None)
             if waiting is not None:
@@ -303,7 +401,7 @@ class Core:
 class Change:
     """One transaction over the tree; a context manager."""
 
-    __slots__ = ("_before", "_block", "_drops", "_rows", "_told", "core", "tx")
+    __slots__ = ("_before", "_block", "_drops", "_more", "_rows", "_told", "core", "tx")
 
     def __init__(self, core: Core) -> None:
         self.core = core
@@ -311,6 +409,7 @@ class Change:
         self._before: dict[Inode, InodeRow | None] = {}
         self._drops: list[tuple[Inode, Version]] = []
         self._told: set[Inode] = set()
+        self._more: dict[RepositoryId, tuple[int, int]] = {}
         self._block = core.engine.write()
 
     def __enter__(self) -> Change:
@@ -331,6 +430,9 @@ class Change:
         try:
             for inode, row in self._rows.items():
                 self._write(inode, row)
+            used = core.usage.record(self.tx, self._more) if self._more else None
+            if core.asked:
+                meta.set_bytes(self.tx, meta.ASKED, core.asked)
         except BaseException as failed:
             self._block.__exit__(type(failed), failed, failed.__traceback__)
             raise
@@ -342,8 +444,11 @@ class Change:
         for inode, row in self._rows.items():
             if row is None:
                 core.rows.pop(inode, None)
+                core.remember_gone(inode, self._before[inode])
             else:
                 core.remember(inode, row)
+        if used:
+            core.usage.recorded(used)
         core.faults.reach("tree.logged")
         for inode, version in self._drops:
             core.drop_later(inode, version)
@@ -352,6 +457,13 @@ class Change:
         before = self._before[inode]
         if row is before:
             return
+        if row is None:
+            if before is not None:
+                self._count(before, -1, -inodes.bytes_used(before))
+        elif before is None:
+            self._count(row, 1, inodes.bytes_used(row))
+        elif row.size_bytes != before.size_bytes:
+            self._count(row, 0, row.size_bytes - before.size_bytes)
         if inode not in self._told and row is not None and (before is None or row[:15] != before[:15]):  # not its due
             self.event(EventKind.ATTRIBUTES, inode, row.version)
         if before is not None and before.due != NOT_QUEUED:
@@ -365,6 +477,13 @@ class Change:
         if row.due != NOT_QUEUED:
             queue.put(self.tx, Candidate(inode, row.version, row.state, row.due))
         inodes.put(self.tx, inode, row)
+
+    def _count(self, row: InodeRow, files: int, size_bytes: int) -> None:
+        """Its repository has so much more; the root is in none."""
+        number = row.repository
+        if number != ROOT_REPOSITORY:
+            known = self._more.get(number)
+            self._more[number] = (files, size_bytes) if known is None else (known[0] + files, known[1] + size_bytes)
 
     def row(self, inode: Inode) -> InodeRow:
         """The row as this change leaves it so far. Raises NotFound."""
@@ -395,6 +514,11 @@ class Change:
         """Give up local bytes: they are removed once this change survives loss of power."""
         self.tx.put(keys.dropped(inode, version), b"")
         self._drops.append((inode, version))
+
+    def put_rules(self, repository: Repository) -> None:
+        """Store a repository's rules and where it stands, and say so."""
+        repositories.put(self.tx, repository)
+        self.event(EventKind.ATTRIBUTES, Inode(repository.id), NO_VERSION)
 
     def event(
         self,

@@ -1,14 +1,14 @@
-"""Bytes: open, read, write, truncate, close, and the attributes that follow from them.
+"""Bytes: open, read, write, truncate, close, and what follows from them for the row.
 
 Reads and writes of local bytes happen inline: the local disk is the only thing they may wait for. Opening a file for
 write logs it as OPEN before the answer, so that a crash at any later instruction is repaired from the local file.
-A file that was not OPEN begins a new version then: the row first, the local file's name second; the next start
-repairs a missed second step. One thread.
+A file that was not OPEN begins a new version then: the row first, and synced, the local file's name second; the
+next start repairs a missed second step. Where the version that is over is still to be packed, its bytes stay, or a copy
+of them does (`vnafs.fs.leaving`). One thread.
 """
 
 from __future__ import annotations
 
-import contextlib
 import itertools
 import logging
 import os
@@ -23,25 +23,25 @@ from vnafs.domain.errors import (
     InvalidArgument,
     IsADirectory,
     NotPermitted,
+    Suspect,
     VnaError,
 )
 from vnafs.domain.events import EventKind, seal_detail
 from vnafs.domain.files import FileState
 from vnafs.domain.ids import Inode, Version
-from vnafs.fs import guard, history, retention
+from vnafs.fs import guard, history, leaving
 from vnafs.fs.asof import BASE, refused
-from vnafs.fs.attributes import AttributeChanges, Attributes
+from vnafs.fs.attributes import SET_ID, Attributes, without_set_id, written_at
 from vnafs.fs.caller import Caller
-from vnafs.fs.commitment import Commitment
 from vnafs.fs.core import Core
 from vnafs.fs.handles import Handle, OpenFile
 from vnafs.fs.names import Names
 from vnafs.fs.recall import RangeNeeded, RecallNeeded
 from vnafs.fs.removal import end, log_missing, make_stub
-from vnafs.index import xattrs
 from vnafs.index.inodes import NOT_QUEUED, InodeRow
 from vnafs.index.queue import DUE_NEVER
 from vnafs.local.spool import local_error
+from vnafs.local.syncing import check_kept
 
 _LOG = logging.getLogger(__name__)
 
@@ -49,14 +49,6 @@ ENDINGS_PER_TURN_MAX = 1024
 REFUSALS_PER_TURN_MAX = 16
 """Once the disk refused so often, it is asked again in the next turn."""
 _PERMISSIONS = 0o7777
-_SET_ID = stat.S_ISUID | stat.S_ISGID
-CAPABILITY = b"security.capability"
-
-
-def without_set_id(mode: int) -> int:
-    """A file's mode after somebody wrote to it or changed its owner (chown(2), write(2))."""
-    mode &= ~stat.S_ISUID
-    return mode & ~stat.S_ISGID if mode & stat.S_IXGRP else mode
 
 
 class Data:
@@ -68,7 +60,9 @@ class Data:
 
     # -- open and close -------------------------------------------------------------------------------------
 
-    def create(self, parent: Inode, name: bytes, mode: int, flags: int, caller: Caller) -> tuple[Handle, Attributes]:
+    def create(
+        self, parent: Inode, name: bytes, mode: int, flags: int, caller: Caller, umask: int = 0
+    ) -> tuple[Handle, Attributes]:
         """Make a file and open it; without O_EXCL one that exists is opened.
 
         Raises as mknod and open.
@@ -83,7 +77,7 @@ class Data:
             core.refuse_frozen(parent)
         mode = stat.S_IFREG | mode & _PERMISSIONS
         try:
-            inode, row, descriptor = self._names.make(parent, name, mode, caller, due=DUE_NEVER)
+            inode, row, descriptor = self._names.make(parent, name, mode, caller, due=DUE_NEVER, umask=umask)
         except AlreadyExists:
             if flags & os.O_EXCL:
                 raise
@@ -121,6 +115,7 @@ class Data:
         fresh = bool(flags & os.O_TRUNC)
         if writable or fresh:
             self._check_writable(inode, row)
+            self._refuse_at_limit(inode, row, fresh=fresh)
         if fresh:
             core.fences.check(inode)
         file = core.handles.files.get(inode)
@@ -135,7 +130,7 @@ class Data:
             core.handles.files[inode] = file
         handle = core.handles.add(file, readable=access != os.O_WRONLY, writable=writable, privileged=caller.is_root)
         if fresh:
-            self._wrote(handle)
+            self.wrote(handle)
             if not writable:
                 file.writers -= 1
                 self._follow_handles(file)
@@ -151,6 +146,22 @@ class Data:
             with core.engine.read() as reader:
                 guard.refuse_change(core, inode, row, reader)
 
+    def _refuse_at_limit(self, inode: Inode, row: InodeRow, *, fresh: bool) -> None:
+        """Whoever is about to write past us, as others do already, is refused here or nowhere. Raises OverQuota."""
+        usage, file = self._core.usage, self._core.handles.files.get(inode)
+        if row.repository not in usage.limited or file is None or not file.unseen_handles:
+            return
+        size_bytes = os.fstat(file.descriptor).st_size
+        usage.note(row.repository, file, row.size_bytes, size_bytes)
+        if not usage.has_room(row.repository, 1 - size_bytes if fresh else 1):
+            usage.claim_bytes(row.repository, 1)
+
+    def _refuse_growth(self, file: OpenFile, end: int) -> None:
+        """Raises OverQuota when a file may not become so long. Ask only while some repository is limited."""
+        usage, row = self._core.usage, self._core.row(file.inode)
+        if row.repository in usage.limited:
+            usage.claim_bytes(row.repository, end - os.fstat(file.writing).st_size)
+
     def release(self, handle: Handle) -> None:
         """The last duplicate of a handle is closed. Raises BadHandle the second time.
 
@@ -158,8 +169,10 @@ class Data:
         """
         file = handle.file
         self._core.handles.drop(handle)
+        file.unseen_handles -= handle.is_unseen
         if handle.writable:
             file.writers -= 1
+            file.unseen_writers -= handle.is_unseen
         self._follow_handles(file)
 
     def end_again(self) -> None:
@@ -206,12 +219,13 @@ class Data:
         elif file.writing >= 0:
             self._end_writing(file, stays_open=False)
         file.close_descriptors()
+        core.usage.settled(inode)
         del core.handles.files[inode]
 
     def _begin_reading(self, file: OpenFile, row: InodeRow) -> None:
         if row.state is not FileState.STUB:
             try:
-                file.reading = self._open_local(file.inode, row, write=False)
+                file.reading = self.open_local(file.inode, row, write=False)
             except RecallNeeded:
                 row = self._core.row(file.inode)  # a stub now
             else:
@@ -224,21 +238,30 @@ class Data:
         if file.writing >= 0:
             if fresh:
                 self._cut(file.writing, 0)
+                self._trust(file.inode)
             file.writers += 1
             return
         core = self._core
         inode = file.inode
-        descriptor = self._open_to_write(inode, row, fresh=fresh)
+        is_left = leaving.is_wanted(core, inode, row)
+        goes_on_anew = is_left and fresh and not file.unseen_handles  # whom the kernel serves stays with a local file
+        descriptor = self._open_to_write(inode, row, fresh=fresh, goes_on_anew=goes_on_anew)
         row = core.row(inode)  # opening may have found that it is a stub
-        is_stub = row.state is FileState.STUB
+        is_new = row.state is FileState.STUB or goes_on_anew
+        copy: Version | None = None
         try:
+            if is_left and not goes_on_anew:
+                copy = leaving.copied(core, inode, row)
             if not fresh:
-                self._restore_mtime(descriptor, row)
-            self._mark_open(inode, row)
+                file.times_set += self._restore_mtime(descriptor, row)
+            self._mark_open(inode, row, row.version if goes_on_anew else copy)
         except BaseException:
             os.close(descriptor)
-            if is_stub and core.row(inode).version == row.version:
-                core.spool.remove(inode, Version(row.version + 1))
+            if core.row(inode).version == row.version:
+                if is_new:
+                    core.spool.remove(inode, Version(row.version + 1))
+                elif copy is not None:
+                    core.spool.remove(inode, copy)
             raise
         if file.reading >= 0:
             os.close(file.reading)
@@ -246,19 +269,22 @@ class Data:
         file.writing = descriptor
         file.writers += 1
         try:
-            self._begin_version(file, row)
-            if fresh and not is_stub:
+            self._begin_version(file, row, is_new=is_new)
+            if fresh and not is_new:
                 self._cut(descriptor, 0)
+                self._trust(inode)
         except VnaError:
             file.writers -= 1
             core.handles.files[inode] = file
             self._follow_handles(file)
             raise
 
-    def _open_to_write(self, inode: Inode, row: InodeRow, *, fresh: bool) -> int:
+    def _open_to_write(self, inode: Inode, row: InodeRow, *, fresh: bool, goes_on_anew: bool) -> int:
+        if goes_on_anew:
+            return self._core.spool.create(inode, Version(row.version + 1))
         if row.state is not FileState.STUB:
             try:
-                return self._open_local(inode, row, write=True)
+                return self.open_local(inode, row, write=True)
             except RecallNeeded:
                 if not fresh:
                     raise
@@ -266,8 +292,11 @@ class Data:
             raise RecallNeeded(inode, row.version)
         return self._core.spool.create(inode, Version(row.version + 1))
 
-    def _mark_open(self, inode: Inode, row: InodeRow) -> None:
-        """Log that the file is open for write, in a new version unless it is one that was never sealed."""
+    def _mark_open(self, inode: Inode, row: InodeRow, place: Version | None) -> None:
+        """Log that the file is open for write, in a new version unless it is one that was never sealed.
+
+        *place* is where bytes of the version that is over stay, if they do.
+        """
         core = self._core
         due = DUE_NEVER if row.nlink else NOT_QUEUED
         if row.state is FileState.OPEN:
@@ -280,24 +309,35 @@ class Data:
         version = Version(row.version + 1)
         before = row.before if row.seal is None else row.seal.sha256
         new = row._replace(version=version, state=FileState.OPEN, due=due, seal=None, before=before)
-        if row.state is FileState.STUB:
+        if row.state is FileState.STUB or place == row.version:
             new = new._replace(size_bytes=0, blocks=0)
         with core.change() as change:
             change.row(inode)
             is_noted = history.keep_version(change, inode, row, core.clock.now(), is_last=False)
+            if place is not None:
+                leaving.leave(change, inode, row, place)
             change.set(inode, new)
             change.event(EventKind.VERSION, inode, version, detail=0 if is_noted else seal_detail(row.seal))
 
-    def _begin_version(self, file: OpenFile, row: InodeRow) -> None:
-        """The local file follows into the version that `_mark_open` began, if it began one."""
+    def _begin_version(self, file: OpenFile, row: InodeRow, *, is_new: bool) -> None:
+        """The local file follows into the version that `_mark_open` began, unless it began none, or with a new file."""
         if row.state is FileState.OPEN:
             return
-        if row.state is not FileState.STUB:
+        if not is_new:
+            # Loss of power may keep what happens to the local file and lose the row: then the version that is over
+            # would be looked for where its bytes are not, and they would not be its own.
+            self._core.sync()
             self._core.spool.move(file.inode, row.version, Version(row.version + 1))
         file.directory_settled = False  # its name there is new
         self._core.faults.reach("tree.version_begun")
 
-    def _open_local(self, inode: Inode, row: InodeRow, *, write: bool) -> int:
+    def _trust(self, inode: Inode) -> None:
+        """Bytes that the disk did not keep are no more."""
+        if self._core.row(inode).is_suspect:
+            with self._core.change() as change:
+                change.set(inode, change.row(inode)._replace(is_suspect=False))
+
+    def open_local(self, inode: Inode, row: InodeRow, *, write: bool) -> int:
         """A descriptor of local bytes. Never inside a change.
 
         Raises Damaged when they are missing; RecallNeeded when verified copies have them, and the file is a stub now.
@@ -314,15 +354,17 @@ class Data:
                 core.watcher.attributes_changed(inode)
                 raise RecallNeeded(inode, row.version) from None
             # loss of power can undo the rename of a version that was begun and never written to
-            if row.state is not FileState.OPEN or spool.stat(inode, Version(row.version - 1)) is None:
+            if row.state is not FileState.OPEN or not leaving.may_follow(core, inode, row.version):
                 raise
             spool.move(inode, Version(row.version - 1), row.version)
             return spool.open(inode, row.version, write=write)
 
-    def _restore_mtime(self, descriptor: int, row: InodeRow) -> None:
-        """Until now the row was the truth for the time of change; from now on the local file is."""
-        if os.fstat(descriptor).st_mtime_ns != row.mtime_ns:
+    def _restore_mtime(self, descriptor: int, row: InodeRow) -> bool:
+        """Until now the row was the truth for the time of change; from now on the local file is. Whether it was not."""
+        differs = os.fstat(descriptor).st_mtime_ns != row.mtime_ns
+        if differs:
             os.utime(descriptor, ns=(row.atime_ns, row.mtime_ns))
+        return differs
 
     def _end_writing(self, file: OpenFile, *, stays_open: bool) -> None:
         """The last writer left: the row becomes the truth and the file may be sealed once it is quiet.
@@ -336,15 +378,28 @@ class Data:
         try:
             with core.change() as change:
                 row = change.row(inode)
-                change.set(inode, self.as_local(row, local, due=core.quiet_until() if row.nlink else NOT_QUEUED))
+                if not row.is_suspect and not self._is_kept(file):
+                    row = row._replace(is_suspect=True)
+                change.set(inode, self.as_local(row, local, due=core.due_when_closed(row)))
                 if not local.st_size:  # whoever was told that it is open hears that it is empty, though nothing changed
                     change.event(EventKind.ATTRIBUTES, inode, row.version)
         except BaseException:
             if reading >= 0:
                 os.close(reading)
             raise
+        core.usage.settled(file.inode)
         os.close(file.writing)
         file.writing, file.reading = -1, reading
+
+    @staticmethod
+    def _is_kept(file: OpenFile) -> bool:
+        """Whether no write-back failed while it was open: whom the kernel serves may have heard of it, and we not."""
+        try:
+            check_kept(file.writing, f"inode {file.inode}")
+        except Suspect as problem:
+            _LOG.critical("tree.suspect", extra={"inode": file.inode, "why": str(problem)})
+            return False
+        return True
 
     @staticmethod
     def as_local(row: InodeRow, local: os.stat_result, *, due: Instant) -> InodeRow:
@@ -353,7 +408,7 @@ class Data:
             size_bytes=local.st_size,
             blocks=local.st_blocks,
             mtime_ns=local.st_mtime_ns,
-            ctime_ns=max(row.ctime_ns, local.st_mtime_ns),
+            ctime_ns=max(row.ctime_ns, written_at(local)),
             due=due,
         )
 
@@ -369,7 +424,7 @@ class Data:
             row = self._core.row(file.inode)
             if row.state is not FileState.STUB:
                 try:
-                    descriptor = file.reading = self._open_local(file.inode, row, write=False)
+                    descriptor = file.reading = self.open_local(file.inode, row, write=False)
                 except RecallNeeded:
                     row = self._core.row(file.inode)  # a stub now
             if row.state is FileState.STUB:
@@ -382,14 +437,25 @@ class Data:
         except OSError as error:
             raise local_error(error, "reading local bytes") from error
 
-    def write(self, handle: Handle, offset: int, data: bytes) -> int:
-        """Write all of *data* at *offset*. Raises BadHandle, NoSpace, FileTooBig, WritersHeld.
+    def write(self, handle: Handle, offset: int, data: bytes | memoryview) -> int:
+        """Write all of *data* at *offset*, or nothing. Raises BadHandle, NoSpace, OverQuota, FileTooBig, WritersHeld.
 
         The caller knows where O_APPEND ends (the kernel does); see `append` for one that does not.
         """
-        core = self._core
-        file = handle.file
-        length = len(data)
+        file, length = handle.file, len(data)
+        self.check_write(handle, offset + length, length)
+        try:
+            done = os.pwrite(file.writing, data, offset)
+            while done < length:
+                done += os.pwrite(file.writing, data[done:], offset + done)
+        except OSError as error:
+            raise local_error(error, "writing local bytes") from error
+        self.wrote(handle)
+        return length
+
+    def check_write(self, handle: Handle, end: int, wanted_bytes: int, *, keeps_size: bool = False) -> None:
+        """Whether *handle* may change bytes up to *end*, of which so many may be new. Raises as `write`."""
+        core, file = self._core, handle.file
         if not handle.writable:
             raise BadHandle
         if core.failure is not None:
@@ -400,22 +466,13 @@ class Data:
             core.refuse_frozen(file.inode)
         if file.is_fixed:
             raise NotPermitted(what="Writing", why="the file was committed while it was open")
-        if offset + length > core.settings.file_bytes_max:
+        if end > core.settings.file_bytes_max:
             raise FileTooBig(limit_bytes=core.settings.file_bytes_max)
         if core.fences.held:
             core.fences.check(file.inode)
-        core.space.claim(length)
-        try:
-            done = os.pwrite(file.writing, data, offset)
-            while done < length:
-                done += os.pwrite(file.writing, data[done:], offset + done)
-        except OSError as error:
-            raise local_error(error, "writing local bytes") from error
-        if file.privileged_bits and not handle.privileged:
-            self._clear_set_id(file)
-        file.written += 1
-        handle.wrote_at = file.written
-        return length
+        if core.usage.limited and not keeps_size:
+            self._refuse_growth(file, end)
+        core.space.claim(wanted_bytes)
 
     def append(self, handle: Handle, data: bytes) -> int:
         """Write all of *data* at the end of the file; returns the offset it has there."""
@@ -425,11 +482,24 @@ class Data:
         self.write(handle, offset, data)
         return offset
 
-    def _wrote(self, handle: Handle) -> None:
-        handle.file.written += 1
-        handle.wrote_at = handle.file.written
+    def wrote(self, handle: Handle) -> None:
+        """Bytes changed through *handle*."""
+        file = handle.file
+        if file.privileged_bits and not handle.privileged:
+            self.clear_set_id(file)
+        file.written += 1
+        handle.wrote_at = file.written
+        self.note_size(file)
 
-    def _clear_set_id(self, file: OpenFile) -> None:
+    def note_size(self, file: OpenFile) -> None:
+        """How long a file that is written has become, where that is limited."""
+        core = self._core
+        if core.usage.limited:
+            row = core.row(file.inode)
+            core.usage.note(row.repository, file, row.size_bytes)
+
+    def clear_set_id(self, file: OpenFile) -> None:
+        """Somebody who may not keep them writes to a file with bits of privilege."""
         file.privileged_bits = False
         with self._core.change() as change:
             row = change.row(file.inode)
@@ -442,61 +512,13 @@ class Data:
         except OSError as error:
             raise local_error(error, "truncating a local file") from error
 
-    # -- attributes -----------------------------------------------------------------------------------------
+    # -- size ---------------------------------------------------------------------------------------------------
 
-    def setattr(self, inode: Inode, changes: AttributeChanges, caller: Caller) -> Attributes:
-        """chmod, chown, truncate and utimes in one.
+    def truncate(self, inode: Inode, size: int, caller: Caller) -> bool:
+        """Cut or lengthen a file; False when nobody had to do anything, as that is its size.
 
-        Raises NotFound, RecallNeeded, FileTooBig, IsADirectory, and WritersHeld when a size is set.
-
-        Cutting a stub to nothing recalls nothing. A change of owner clears set-user-ID and file capabilities, as
-        Linux does; truncation by an ordinary user clears set-user-ID.
+        Raises NotFound, RecallNeeded, FileTooBig, OverQuota, IsADirectory, InvalidArgument, WritersHeld.
         """
-        core = self._core
-        before = core.row(inode) if core.guarded else None
-        if before is not None and before.repository not in core.guarded:
-            before = None
-        if before is not None:
-            if changes.atime_ns is not None and retention.extends(core, inode, before, changes):
-                return core.attributes(inode, retention.extend(core, inode, changes.atime_ns))
-            guard.refuse_setattr(core, inode, before, changes)
-        if changes.size_bytes is not None:
-            self._truncate(inode, changes.size_bytes, caller)
-        wanted = (changes.mode, changes.uid, changes.gid, changes.atime_ns, changes.mtime_ns)
-        if wanted == _NOTHING:
-            return core.attributes(inode, core.row(inode))
-        file = core.handles.files.get(inode)
-        if changes.mtime_ns is not None and file is not None and file.writing >= 0:
-            os.utime(file.writing, ns=(core.row(inode).atime_ns, changes.mtime_ns))
-        with core.change() as change:
-            row = change.row(inode)
-            mode = row.mode
-            if changes.mode is not None:
-                mode = stat.S_IFMT(mode) | changes.mode & _PERMISSIONS
-            owner_changes = changes.uid is not None or changes.gid is not None
-            has_xattrs = row.has_xattrs
-            if owner_changes and not row.is_directory:
-                mode = without_set_id(mode)
-                if has_xattrs:
-                    xattrs.delete(change.tx, inode, CAPABILITY)
-            row = row._replace(
-                mode=mode,
-                uid=row.uid if changes.uid is None else changes.uid,
-                gid=row.gid if changes.gid is None else changes.gid,
-                atime_ns=row.atime_ns if changes.atime_ns is None else changes.atime_ns,
-                mtime_ns=row.mtime_ns if changes.mtime_ns is None else changes.mtime_ns,
-                ctime_ns=core.clock.now(),
-            )
-            change.set(inode, row)
-            change.event(EventKind.ATTRIBUTES, inode, row.version)
-            is_committed = before is not None and retention.commit_by_mode(change, inode, before, row)
-        if is_committed:
-            retention.fix(core, inode)
-        if file is not None:
-            file.privileged_bits = bool(row.mode & _SET_ID)
-        return core.attributes(inode, row)
-
-    def _truncate(self, inode: Inode, size: int, caller: Caller) -> None:
         core = self._core
         row = core.row(inode)
         if not row.is_file:
@@ -508,10 +530,14 @@ class Data:
         if size > core.settings.file_bytes_max:
             raise FileTooBig(limit_bytes=core.settings.file_bytes_max)
         file = core.handles.files.get(inode)
-        keeps_mode = caller.is_root or not row.mode & _SET_ID
+        keeps_mode = caller.is_root or not row.mode & SET_ID
         if size == row.size_bytes and keeps_mode and (file is None or file.writing < 0):
-            return  # no need of a new version
+            return False  # no need of a new version
         core.fences.check(inode)
+        if core.usage.limited:
+            is_written = file is not None and file.writing >= 0
+            now_bytes = os.fstat(file.writing).st_size if file is not None and is_written else row.size_bytes
+            core.usage.claim_bytes(row.repository, size - now_bytes)
         if file is None:
             file = OpenFile(inode, row.mode)
         self._begin_writing(file, row, fresh=size == 0)
@@ -521,61 +547,8 @@ class Data:
                 self._cut(file.writing, size)
             file.written += 1
             if file.privileged_bits and not caller.is_root:
-                self._clear_set_id(file)
+                self.clear_set_id(file)
         finally:
             file.writers -= 1
             self._follow_handles(file)
-
-    # -- durability -----------------------------------------------------------------------------------------
-
-    def flush(self, handle: Handle) -> Commitment | None:
-        """What close(2) of one duplicate must wait for; None when there is nothing, so at most the first waits.
-
-        At `written` nothing; at `durable` the bytes that this handle wrote, and everything that was logged.
-        """
-        file = handle.file
-        if handle.wrote_at <= file.settled:
-            return None
-        row = self._core.find(file.inode)
-        if row is None or row.nlink == 0 or not self._core.is_durable(row.repository):
-            return None
-        return self._commitment(file)
-
-    def fsync(self, handle: Handle) -> Commitment | None:
-        """What fsync(2) and fdatasync(2) must wait for, at any level: bytes, names and attributes of the file."""
-        file = handle.file
-        core = self._core
-        if file.descriptor >= 0 and (file.written > file.settled or not file.directory_settled):
-            return self._commitment(file)
-        if core.engine.synced >= core.engine.position:
-            return None
-        return Commitment(core.engine.position)
-
-    def _commitment(self, file: OpenFile) -> Commitment:
-        core = self._core
-        directory = "" if file.directory_settled else core.spool.local_directory(file.inode)
-        return Commitment(core.engine.position, os.dup(file.descriptor), directory, file, file.written)
-
-    def commitment_of(self, inode: Inode, row: InodeRow) -> Commitment | None:
-        """The local bytes and the row of one file, open or not."""
-        core = self._core
-        file = core.handles.files.get(inode)
-        if file is not None and file.descriptor >= 0:
-            return self._commitment(file)
-        if row.is_file and row.state is not FileState.STUB:
-            with contextlib.suppress(RecallNeeded):  # verified copies have its bytes
-                descriptor = self._open_local(inode, row, write=False)
-                return Commitment(core.engine.position, descriptor, core.spool.local_directory(inode))
-        position = core.engine.position
-        return Commitment(position) if core.engine.synced < position else None
-
-    def settled(self, commitment: Commitment) -> None:
-        """Everything a commitment names survives loss of power now."""
-        file = commitment.file
-        if file is not None:
-            file.settled = max(file.settled, commitment.written)
-            if commitment.directory:
-                file.directory_settled = True
-
-
-_NOTHING = (None, None, None, None, None)
+        return True

@@ -17,15 +17,16 @@ import itertools
 import logging
 from collections.abc import Sequence
 
+from vnafs.domain.actors import SYSTEM, Actor
 from vnafs.domain.clock import NANOSECONDS
 from vnafs.domain.errors import InvalidArgument, NotFound, Refused, TooMuch
 from vnafs.domain.events import EventKind, seal_detail
 from vnafs.domain.files import FileState
-from vnafs.domain.ids import ROOT, Inode, RepositoryId, Version
+from vnafs.domain.ids import NO_VERSION, ROOT, Inode, RepositoryId, Version
 from vnafs.domain.repositories import Repository
-from vnafs.fs import history, retention
+from vnafs.fs import auditing, history, retention
 from vnafs.fs.core import Change, Core
-from vnafs.index import entries, erasures, holds, keeping, keys, meta, past, retentions, returned, xattrs
+from vnafs.index import entries, erasures, holds, keeping, keys, meta, past, retentions, returned, unpacked, xattrs
 from vnafs.index.engine import Reader, prefix_stop
 from vnafs.index.erasures import Erased, Erasure, Stage
 from vnafs.index.inodes import InodeRow
@@ -42,7 +43,7 @@ REMEMBERED_AT_ONCE_MAX = 1000
 LEFT_SECONDS = 600
 """After which whoever was adding files is taken to have died."""
 REASON_BYTES_MAX = 1024
-NO_VERSION = Version(0)
+ON_THEIR_WAY = "its bytes are on their way into packs; try again in a minute"
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -102,7 +103,7 @@ class Erasures:
 
     # -- erasing --------------------------------------------------------------------------------------------
 
-    def begin(self, repository: RepositoryId, reason: str) -> Erasure:
+    def begin(self, repository: RepositoryId, reason: str, by: Actor = SYSTEM) -> Erasure:
         """An erasure of nothing yet. Raises NotFound, InvalidArgument, Refused, Superseded."""
         core = self._core
         if not reason.strip() or len(reason.encode()) > REASON_BYTES_MAX or "\0" in reason:
@@ -114,6 +115,7 @@ class Erasures:
         begun = Erasure(number, Stage.TAKING, repository, now, now, 0, reason)
         with core.change() as change:
             self._note(change, begun)
+            auditing.note(change, by, "erasure", Inode(repository), id=begun.id, reason=reason)
         self._is_idle = False
         core.sync()
         _LOG.warning("erase.begun", extra={"erasure": begun.id, "repository": repository})
@@ -245,8 +247,8 @@ class Erasures:
             found.append(f"{len(leading)} of its {links} names were given, and it goes with all of them or not at all")
         if row.is_directory and change is not None and not entries.is_empty(reader, one.inode):
             found.append("something is in it still")
-        if row.is_file and row.state < FileState.PACKED:
-            found.append("its bytes are on their way into packs; try again in a minute")
+        if (row.is_file and row.state < FileState.PACKED) or unpacked.has_any(reader, one.inode):
+            found.append(ON_THEIR_WAY)
         return tuple(found)
 
     def _why_remembered(self, reader: Reader, rules: Repository, one: Wanted) -> tuple[str, ...]:
@@ -255,7 +257,7 @@ class Erasures:
             return ("it is gone",)
         if rows[-1].row.repository != rules.id:
             return ("it is in another repository",)
-        found = []
+        found = [ON_THEIR_WAY] if unpacked.has_any(reader, one.inode) else []
         if (known := retentions.find(reader, one.inode)) is not None and not known.is_over(self._core.time.now()):
             found.append("retained")
         find = holds.find_past(reader)

@@ -10,22 +10,27 @@ first and waits for that on another thread (`vnafs.fs.commitment.settle`).
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import functools
-from collections.abc import Callable
+import logging
+from collections.abc import Callable, Iterable
 from typing import Concatenate, ParamSpec, TypeVar, cast
 
 from vnafs.domain.clock import BootClock, Clock
-from vnafs.domain.errors import NoSpace, VnaError
+from vnafs.domain.errors import NoSpace, StorageFailed, Suspect, VnaError
 from vnafs.domain.faults import Faults, NoFaults
-from vnafs.domain.ids import Inode
+from vnafs.domain.ids import Inode, RepositoryId, Version
+from vnafs.fs import capacity
+from vnafs.fs.acls import Acls
 from vnafs.fs.asof import AS_OF, BASE, AsOf, refused
 from vnafs.fs.attributes import Attributes
 from vnafs.fs.caller import Caller
+from vnafs.fs.capacity import Statistics
 from vnafs.fs.commitment import Commitment
-from vnafs.fs.core import Core, Watcher
+from vnafs.fs.core import ROOT_REPOSITORY, Core, Watcher
 from vnafs.fs.data import Data
+from vnafs.fs.durability import Durability
 from vnafs.fs.erasure import Erasures
+from vnafs.fs.extents import Extents
 from vnafs.fs.handles import Handle
 from vnafs.fs.history import Expiry
 from vnafs.fs.names import Names
@@ -34,26 +39,21 @@ from vnafs.fs.rename import Renames
 from vnafs.fs.repositories import Repositories
 from vnafs.fs.retention import Retentions
 from vnafs.fs.rollback import Rollbacks
+from vnafs.fs.setattr import Setattr
 from vnafs.fs.settings import Settings
+from vnafs.fs.takeover import NOTHING_OPEN, OpenBefore, Succession, take_over
 from vnafs.fs.tiering import Tiering
+from vnafs.fs.unseen import Unseen
 from vnafs.fs.versions import Versions
 from vnafs.fs.xattrs import CopiesOf, Xattrs, no_copies
+from vnafs.index.counts import Count
 from vnafs.index.engine import Engine, Position
-from vnafs.local.space import Room
 from vnafs.local.spool import Spool
+
+_LOG = logging.getLogger(__name__)
 
 _Given = ParamSpec("_Given")
 _Found = TypeVar("_Found")
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class Statistics:
-    """What statfs(2) shows, in bytes and files."""
-
-    total_bytes: int
-    free_bytes: int
-    files_total: int
-    files_free: int
 
 
 class Filesystem:
@@ -62,7 +62,7 @@ class Filesystem:
     Its making repairs what a crash left behind (see `Recovery`). Calls are the parts' own, documented there.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - each named where it is wired
         self,
         engine: Engine,
         spool: Spool,
@@ -73,18 +73,19 @@ class Filesystem:
         copies_of: CopiesOf = no_copies,
         boot_id: str = "",
         boot_clock: BootClock | None = None,
+        open_before: OpenBefore = NOTHING_OPEN,
     ) -> None:
         core = self._core = Core(
             engine, spool, clock, faults or NoFaults(), settings or Settings(), boot_clock=boot_clock, boot_id=boot_id
         )
-        Recovery(core).run(boot_id)
+        Recovery(core, open_before).run(boot_id)
         names = Names(core)
         data = self._data = Data(core, names)
+        take_over(core, data, open_before)
         self._expiry, self.versions, self.rollbacks = Expiry(core), Versions(core), Rollbacks(core)
-        renames, xattrs, tiering = Renames(core), Xattrs(core, copies_of), Tiering(core)
-        self.engine = engine
-        self.settings = core.settings
-        self.retentions, self.erasures = Retentions(core), Erasures(core)
+        renames, xattrs, tiering, acls = Renames(core), Xattrs(core, copies_of), Tiering(core), Acls(core)
+        self.engine, self.settings = engine, core.settings
+        self.retentions, self.erasures, self.succession = Retentions(core), Erasures(core), Succession(core)
         self.repositories = Repositories(core, names, self.retentions.rules_change)
         # names
         asof = self.asof = AsOf(core)
@@ -94,35 +95,34 @@ class Filesystem:
         self.readlink = _either(names.readlink, asof.readlink)
         self.listing = _either(names.listing, asof.listing)
         self.readdir = names.readdir
-        self.mkdir = self._guarded(names.mkdir)
-        self.symlink = self._guarded(names.symlink)
+        self.mkdir, self.symlink = self._guarded(names.mkdir), self._guarded(names.symlink)
         self.mknod = self._guarded(names.mknod)
         self.link = self._guarded(names.link)
-        self.unlink = self._guarded(names.unlink)
-        self.rmdir = self._guarded(names.rmdir)
+        self.unlink, self.rmdir = self._guarded(names.unlink), self._guarded(names.rmdir)
         self.rename = self._guarded(renames.rename)
         # bytes
         self.create = data.create
         self.release = data.release
-        self.write = data.write
-        self.append = data.append
-        self.setattr = self._guarded(data.setattr)
-        self.flush = data.flush
-        self.fsync = data.fsync
+        self.write, self.append = data.write, data.append
+        self.unseen, self.extents = Unseen(core, data), Extents(core, data)
+        self.setattr = self._guarded(Setattr(core, data.truncate).setattr)
+        durability = self._durability = Durability(core, data)
+        self.flush, self.fsync = durability.flush, durability.fsync
         self.handle = core.handles.get
         # extended attributes
         self.getxattr = _either(xattrs.getxattr, asof.getxattr)
         self.setxattr = self._guarded(xattrs.setxattr)
         self.listxattr = _either(xattrs.listxattr, asof.listxattr)
         self.removexattr = self._guarded(xattrs.removexattr)
+        self.getacl = _either(acls.getacl, asof.getacl)
+        self.setacl, self.removeacl = self._guarded(acls.setacl), self._guarded(acls.removeacl)
         # tiering: the port `Tree`
         self.advance = tiering.advance
         self.evict = tiering.evict
         self.evict_many = tiering.evict_many
         self.adopt = tiering.adopt
-        self.hold = tiering.hold
-        self.let_go = tiering.let_go
-        self.facts = tiering.facts
+        self.hold, self.let_go = tiering.hold, tiering.let_go
+        self.facts, self.suspect = tiering.facts, tiering.suspect
         self.heard = tiering.heard
         self.postpone = tiering.postpone
         self.fold = tiering.fold
@@ -130,7 +130,8 @@ class Filesystem:
         self.supersede = tiering.supersede
         self.local_path = spool.local_path
         # upkeep
-        self.reap, self.fail = core.reap, core.fail
+        self.reap, self.fail, self.forget_removed = core.reap, core.fail, core.forget_removed
+        self._targets: capacity.Targets | None = None
 
     def _guarded(self, call: Callable[_Given, _Found]) -> Callable[_Given, _Found]:
         """The same call for clients, who may change nothing while the archive is superseded or a repository frozen.
@@ -190,18 +191,40 @@ class Filesystem:
         row = core.find(inode)
         if row is None or not core.is_durable(row.repository):
             return None
-        return self._data.commitment_of(inode, row)
+        return self._durability.commitment_of(inode, row)
+
+    def must_settle_times(self, inode: Inode) -> Commitment | None:
+        """As `must_sync`, of an inode whose times were just set."""
+        core = self._core
+        row = core.find(inode)
+        return None if row is not None and not core.is_durable(row.repository) else self._durability.times(inode)
 
     def fsync_directory(self, inode: Inode) -> Commitment | None:
         """What fsync(2) of a directory must wait for, at any level."""
         core = self._core
-        core.directory(inode)
+        if inode not in core.gone:
+            core.directory(inode)
         position = core.engine.position
         return Commitment(position) if core.engine.synced < position else None
 
     def settled(self, commitment: Commitment) -> None:
         """A commitment was settled; local bytes that waited for as much go now."""
-        self._data.settled(commitment)
+        self._durability.settled(commitment)
+
+    def unsettled(self, commitment: Commitment, why: StorageFailed) -> None:
+        """A commitment could not be settled: bytes that were not kept are suspect, and every change is refused."""
+        row = self._core.find(commitment.inode)
+        if isinstance(why, Suspect) and row is not None:
+            try:
+                self.suspect(commitment.inode, row.version)
+            except VnaError as problem:
+                _LOG.critical("tree.suspect_untold", extra={"inode": commitment.inode, "why": str(problem)})
+        self.fail(why)
+
+    @property
+    def clock(self) -> Clock:
+        """What dates every change."""
+        return self._core.clock
 
     @property
     def failure(self) -> VnaError | None:
@@ -210,13 +233,35 @@ class Filesystem:
 
     # -- the rest -------------------------------------------------------------------------------------------
 
-    def statfs(self) -> Statistics:
-        """Room for more: of the disk that holds the spool, without what writers never get."""
-        room: Room = self._core.space.room()
-        reserve = self.settings.reserve_bytes
-        return Statistics(
-            max(room.total_bytes - reserve, 0), max(room.free_bytes - reserve, 0), room.files_total, room.files_free
-        )
+    def statfs(self, inode: Inode | None = None) -> Statistics:
+        """Room for more in the repository of *inode*; in the root the local disk, without what writers never get.
+
+        Whoever does not know the inode hears of the only repository, if there is one; of an inode that is gone the
+        local disk is shown as well.
+        """
+        core = self._core
+        local = capacity.of_disk(core.space.room(), self.settings.reserve_bytes)
+        if inode is None:
+            found = next(iter(core.repositories.values())) if len(core.repositories) == 1 else None
+        else:
+            found = core.repositories.get(self._repository(inode))
+        if found is None:
+            return local
+        return capacity.of_repository(local, found, core.usage.of(found.id), self._targets)
+
+    def _repository(self, inode: Inode) -> RepositoryId:
+        if inode >= BASE:
+            return self.asof.repository(inode)
+        row = self._core.find(inode)
+        return ROOT_REPOSITORY if row is None else row.repository
+
+    def targets_have(self, targets: capacity.Targets) -> None:
+        """How much room targets have now, for statfs."""
+        self._targets = targets
+
+    def used(self, repository: RepositoryId) -> Count:
+        """Inodes and bytes of a repository, as its quota counts them."""
+        return self._core.usage.of(repository)
 
     def watch(self, watcher: Watcher) -> None:
         """Tell *watcher* of changes that the kernel did not ask for, from now on."""
@@ -232,6 +277,14 @@ class Filesystem:
         """How many local files wait for a sync before they are removed."""
         return len(self._core.drops)
 
+    def removed(self) -> dict[tuple[Inode, Version], int]:
+        """Local bytes that were removed: `sync_places` of them, then `forget_removed` them."""
+        return dict(self._core.removed)
+
+    def sync_places(self, places: Iterable[tuple[Inode, Version]]) -> None:
+        """See Spool. Any thread."""
+        self._core.spool.sync_places(places)
+
     def upkeep(self) -> bool:
         """What is due about once a second besides `reap`, a small step; says whether the next one should be soon.
 
@@ -239,6 +292,7 @@ class Filesystem:
         """
         self._data.end_again()
         self._core.find_drops()
+        self._core.follow_sizes()
         self.repositories.save_tripped()
         trimmed = self._core.trim_feed()
         rolled = self.rollbacks.step()
@@ -271,6 +325,7 @@ class Filesystem:
             core.sync()
             while core.reap():
                 core.find_drops()
+            core.sync_removed()
 
 
 def _either(

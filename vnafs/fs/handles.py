@@ -23,6 +23,10 @@ class OpenFile:
         "privileged_bits",
         "reading",
         "settled",
+        "times_set",
+        "times_settled",
+        "unseen_handles",
+        "unseen_writers",
         "writers",
         "writing",
         "written",
@@ -32,6 +36,10 @@ class OpenFile:
         self.inode = inode
         self.handles = 0
         self.writers = 0
+        self.unseen_handles = 0
+        """Those for which the kernel reads and writes the local file itself: nobody tells us."""
+        self.unseen_writers = 0
+        """Of them, those that are open for write."""
         self.reading = -1
         """A read-only descriptor, or -1."""
         self.writing = -1
@@ -40,6 +48,10 @@ class OpenFile:
         """Counts writes. What earlier opens wrote may be unsynced, so it begins above `settled`."""
         self.settled = 0
         """The write count up to which bytes survive loss of power."""
+        self.times_set = 0
+        """Counts how often somebody set its times while it was open for write: the local file has them."""
+        self.times_settled = 0
+        """The count up to which these survive loss of power."""
         self.directory_settled = False
         self.is_fixed = False
         """It was committed while it was open: nothing more is written."""
@@ -62,13 +74,15 @@ class OpenFile:
 class Handle:
     """One successful open."""
 
-    __slots__ = ("file", "number", "privileged", "readable", "writable", "wrote_at")
+    __slots__ = ("file", "is_unseen", "number", "privileged", "readable", "writable", "wrote_at")
 
     def __init__(self, number: int, file: OpenFile, *, readable: bool, writable: bool, privileged: bool) -> None:
         self.number = number
         self.file = file
         self.readable = readable
         self.writable = writable
+        self.is_unseen = False
+        """The kernel reads and writes the local file for it, past us."""
         self.privileged = privileged
         """Opened by root: writes keep set-user-ID bits."""
         self.wrote_at = 0
@@ -98,10 +112,18 @@ class Handles:
         """A new handle of *file*. Its writer count is the opener's business."""
         number = self._next
         self._next = number + 1
+        return self.adopt(number, file, readable=readable, writable=writable, privileged=privileged)
+
+    def adopt(self, number: int, file: OpenFile, *, readable: bool, writable: bool, privileged: bool) -> Handle:
+        """As `add`, with the number that a process before gave."""
         handle = Handle(number, file, readable=readable, writable=writable, privileged=privileged)
         self._by_number[number] = handle
         file.handles += 1
         return handle
+
+    def skip_to(self, number: int) -> None:
+        """No number below this is given any more."""
+        self._next = max(self._next, number)
 
     def get(self, number: int) -> Handle:
         """The handle of that number. Raises BadHandle."""

@@ -1,7 +1,8 @@
 """History: what is worth keeping when a name goes or a version is over, and when it has been kept long enough.
 
 A name is kept while anything of its inode is; of a file that means that some version of it was sealed. A version is
-remembered once it was sealed and *kept* once its bytes are in packs: `vnafs.index.past`. Names that a file had only
+remembered once it was sealed and *kept* once its bytes are in packs: `vnafs.index.past`; until then its local bytes
+stay where that is possible (`vnafs.fs.leaving`). Names that a file had only
 for a moment before it was ever sealed (`upload.tmp`) are not noted. How long is a rule of each repository.
 
 Runs inside the caller's change. One thread. No clock of its own: time comes with the change that ends something, and
@@ -13,8 +14,8 @@ from __future__ import annotations
 from vnafs.domain.clock import NANOSECONDS
 from vnafs.domain.events import EventKind, seal_detail
 from vnafs.domain.files import FileState, Proposal, Verdict
-from vnafs.domain.ids import ROOT, Inode, RepositoryId, Version
-from vnafs.fs import guard
+from vnafs.domain.ids import NO_VERSION, ROOT, Inode, RepositoryId
+from vnafs.fs import guard, leaving
 from vnafs.fs.core import Change, Core
 from vnafs.fs.tripwire import Harm
 from vnafs.index import keys, past, returned, xattrs
@@ -24,7 +25,6 @@ from vnafs.index.inodes import InodeRow
 from vnafs.index.past import Ending, PastName, PastVersion
 from vnafs.index.returned import Returned
 
-NO_VERSION = Version(0)
 EXPIRED_PER_STEP_MAX = 128
 """Moments, each of a row or a few, in one transaction."""
 LOOK_AGAIN_SECONDS = 86400
@@ -68,7 +68,10 @@ def keep_version(change: Change, inode: Inode, row: InodeRow, now: int, *, is_la
 def settle_kept(change: Change, proposal: Proposal) -> Verdict:
     """What tiering hears of a version that is not a file's any more."""
     found = past.find_version(change.tx, proposal.inode, proposal.version)
-    if found is None or found.row.seal is None or proposal.content not in {None, found.row.seal.sha256}:
+    if found is None or found.row.seal is None:
+        return Verdict.GONE
+    if proposal.content not in {None, found.row.seal.sha256}:
+        leaving.doubt(change, proposal)
         return Verdict.GONE
     if found.row.state < FileState.PACKED <= proposal.state:
         past.put_version(change.tx, found._replace(row=found.row._replace(state=FileState.PACKED)), is_new=False)
@@ -76,6 +79,7 @@ def settle_kept(change: Change, proposal: Proposal) -> Verdict:
         # its use may have been dropped when an earlier proposal was refused
         again = Returned(proposal.inode, proposal.version, found.row.repository, found.row.seal.sha256)
         returned.put(change.tx, again)
+        leaving.let_go(change, proposal.inode, proposal.version)
     return Verdict.KEPT
 
 
@@ -146,6 +150,8 @@ def forget(change: Change, key: bytes) -> None:
         return
     version = past.decode_version(key, value)
     change.event(EventKind.VERSION_EXPIRED, version.inode, version.version, detail=seal_detail(version.row.seal))
+    if version.row.state is FileState.SEALED:
+        leaving.let_go(change, version.inode, version.version)
     if version.is_last:
         for name_of_one in xattrs.names(change.tx, version.inode):
             xattrs.delete(change.tx, version.inode, name_of_one)

@@ -26,21 +26,19 @@ from vnafs.domain.errors import (
 )
 from vnafs.domain.events import EventKind
 from vnafs.domain.files import FileState
-from vnafs.domain.ids import ROOT, Inode, RepositoryId, Version
-from vnafs.fs import guard, retention
+from vnafs.domain.ids import NO_VERSION, ROOT, Inode, RepositoryId, Version
+from vnafs.fs import acls, guard, retention
 from vnafs.fs.asof import AS_OF
 from vnafs.fs.attributes import Attributes, attributes_of
 from vnafs.fs.caller import Caller
 from vnafs.fs.core import Change, Core
 from vnafs.fs.removal import unname
-from vnafs.index import entries, inodes, keys, repositories
+from vnafs.index import entries, inodes, keys, repositories, xattrs
 from vnafs.index.entries import Entry, kind_of
 from vnafs.index.inodes import NOT_QUEUED, InodeRow
 
 _LOG = logging.getLogger(__name__)
 
-NO_VERSION = Version(0)
-"""Of everything that has no bytes."""
 FIRST_VERSION = Version(1)
 COOKIE_SELF, COOKIE_PARENT = 1, 2
 _PERMISSIONS = 0o7777
@@ -105,9 +103,10 @@ class Names:
         return found
 
     def getattr(self, inode: Inode) -> Attributes:
-        """What stat(2) shows. Raises NotFound."""
+        """What stat(2) shows, of a directory that was removed a while ago too. Raises NotFound."""
         core = self._core
-        return core.attributes(inode, core.row(inode))
+        row = core.find(inode) or core.gone.get(inode) or core.row(inode)
+        return core.attributes(inode, row)
 
     def readlink(self, inode: Inode) -> bytes:
         """Where a symbolic link points. Raises NotFound, InvalidArgument for anything else."""
@@ -154,9 +153,12 @@ class Names:
 
     # -- adding ---------------------------------------------------------------------------------------------
 
-    def mkdir(self, parent: Inode, name: bytes, mode: int, caller: Caller) -> Attributes:
-        """Make a directory. Raises AlreadyExists, NotFound, NotADirectory, TooManyLinks, NotPermitted in the root."""
-        inode, row, _ = self.make(parent, name, stat.S_IFDIR | mode & _PERMISSIONS, caller)
+    def mkdir(self, parent: Inode, name: bytes, mode: int, caller: Caller, umask: int = 0) -> Attributes:
+        """Make a directory. *umask* has what *mode* was not masked with yet, if there is anything; not always asked.
+
+        Raises AlreadyExists, NotFound, NotADirectory, TooManyLinks, OverQuota, NotPermitted in the root.
+        """
+        inode, row, _ = self.make(parent, name, stat.S_IFDIR | mode & _PERMISSIONS, caller, umask=umask)
         return attributes_of(inode, row)
 
     def symlink(self, parent: Inode, name: bytes, target: bytes, caller: Caller) -> Attributes:
@@ -167,7 +169,7 @@ class Names:
         inode, row, _ = self.make(parent, name, stat.S_IFLNK | 0o777, caller, target=target)
         return attributes_of(inode, row)
 
-    def mknod(self, parent: Inode, name: bytes, mode: int, rdev: int, caller: Caller) -> Attributes:
+    def mknod(self, parent: Inode, name: bytes, mode: int, rdev: int, caller: Caller, umask: int = 0) -> Attributes:
         """Make a file, pipe or socket; for root also a device node, which the mount (`nodev`) never opens.
 
         Raises as mkdir, and InvalidArgument for other types.
@@ -181,7 +183,8 @@ class Names:
         else:
             rdev = 0
         due = self._core.quiet_until() if kind == stat.S_IFREG else NOT_QUEUED
-        inode, row, descriptor = self.make(parent, name, kind | mode & _PERMISSIONS, caller, rdev=rdev, due=due)
+        mode = kind | mode & _PERMISSIONS
+        inode, row, descriptor = self.make(parent, name, mode, caller, rdev=rdev, due=due, umask=umask)
         if descriptor >= 0:
             os.close(descriptor)
         return attributes_of(inode, row)
@@ -196,6 +199,7 @@ class Names:
         due: Instant = NOT_QUEUED,
         rdev: int = 0,
         target: bytes = b"",
+        umask: int = 0,
     ) -> tuple[Inode, InodeRow, int]:
         """A new inode with its first name; for a file also its empty local bytes, open, otherwise -1.
 
@@ -210,6 +214,8 @@ class Names:
         try:
             with core.change() as change:
                 above = self._room_for(change, parent, name, is_directory=stat.S_ISDIR(mode))
+                core.usage.claim_file(above.repository)
+                mode, begins_with = acls.inherit(change.tx, parent, above, mode, umask)
                 gid = caller.gid
                 if above.mode & stat.S_ISGID:
                     gid = above.gid
@@ -220,6 +226,7 @@ class Names:
                     version = FIRST_VERSION
                     core.space.claim(0)
                     descriptor = core.spool.create(inode, version)
+                    os.utime(descriptor, ns=(now, now))  # its four times are one, as those of any new file are
                 links = 1
                 if stat.S_ISDIR(mode):
                     links = 2
@@ -227,7 +234,10 @@ class Names:
                 row = InodeRow(
                     mode, caller.uid, gid, links, len(target), 0, now, now, now, now,
                     above.repository, parent, cookie, version, FileState.OPEN, due, rdev=rdev,
+                    has_xattrs=bool(begins_with),
                 )  # fmt: skip
+                for attribute, value in begins_with.items():
+                    xattrs.put(change.tx, inode, attribute, value)
                 change.new(inode, row)
                 change.set(parent, above._replace(mtime_ns=now, ctime_ns=now))
                 entries.put(change.tx, parent, name, Entry(inode, cookie, kind_of(mode)))

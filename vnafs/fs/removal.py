@@ -11,7 +11,7 @@ import logging
 from vnafs.domain.events import EventKind, seal_detail
 from vnafs.domain.files import FileState
 from vnafs.domain.ids import Inode
-from vnafs.fs import history, retention
+from vnafs.fs import history, leaving, retention
 from vnafs.fs.core import NO_INODE, Change
 from vnafs.index import keys, xattrs
 from vnafs.index.entries import Entry
@@ -52,7 +52,9 @@ def end(change: Change, inode: Inode, row: InodeRow, now: int) -> None:
             xattrs.delete(tx, inode, name)
     if row.is_symlink and not is_noted:
         tx.delete(keys.symlink(inode))
-    if row.is_file and row.state is not FileState.STUB:
+    if is_noted and leaving.is_wanted(change.core, inode, row):
+        leaving.leave(change, inode, row, row.version)
+    elif row.is_file and row.state is not FileState.STUB:
         change.drop(inode, row.version)
     change.event(EventKind.REMOVED, inode, row.version, detail=0 if is_noted else seal_detail(row.seal))
 

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import dataclasses
+import enum
 import logging
 import stat
 from collections.abc import Callable
 
+from vnafs.domain.actors import SYSTEM, Actor
 from vnafs.domain.errors import AlreadyExists, Busy, InvalidArgument, NotFound, Refused
 from vnafs.domain.events import EventKind
 from vnafs.domain.files import FileState
-from vnafs.domain.ids import ROOT, Inode, RepositoryId
+from vnafs.domain.ids import NO_VERSION, ROOT, Inode, RepositoryId
 from vnafs.domain.repositories import TRIPWIRE_PER_MINUTE, VERSIONS_KEPT_SECONDS, Acknowledgement, OnTrip, Repository
 from vnafs.domain.retention import SECONDS_MAX, RetentionMode, weakens
+from vnafs.fs import auditing
 from vnafs.fs.core import Change, Core
-from vnafs.fs.names import NO_VERSION, Names, check_name
-from vnafs.index import audits, entries, repositories
+from vnafs.fs.names import Names, check_name
+from vnafs.index import entries, repositories
 from vnafs.index.entries import Entry, kind_of
 from vnafs.index.inodes import NOT_QUEUED, InodeRow
 
@@ -23,8 +26,8 @@ _LOG = logging.getLogger(__name__)
 
 RETENTION_CLASS_MAX = 255
 COPIES_MAX = 16
-RECALL_MAX = 2**53 - 1
-"""Of a day's recall budget: what every JSON reader keeps exactly."""
+LIMIT_MAX = 2**53 - 1
+"""Of a day's recall budget and of quotas: what every JSON reader keeps exactly."""
 KEPT_SECONDS_MAX = 100 * 365 * 86400
 
 
@@ -50,6 +53,8 @@ class Repositories:
         versions_kept_seconds: int = VERSIONS_KEPT_SECONDS,
         tripwire: OnTrip = OnTrip.ALERT,
         tripwire_per_minute: int = TRIPWIRE_PER_MINUTE,
+        quota_bytes: int = 0,
+        quota_files: int = 0,
         retention: RetentionMode = RetentionMode.OFF,
         retention_seconds: int = 0,
         autocommit_seconds: int = 0,
@@ -72,6 +77,8 @@ class Repositories:
             tripwire,
             tripwire_per_minute,
             encrypted=encrypted,
+            quota_bytes=quota_bytes,
+            quota_files=quota_files,
             retention=retention,
             retention_seconds=retention_seconds,
             autocommit_seconds=autocommit_seconds,
@@ -98,7 +105,9 @@ class Repositories:
         self._finish(raw)
         return repository
 
-    def set(self, repository: Repository, *, reset_tripwire: bool = False, reason: str = "") -> Repository:
+    def set(
+        self, repository: Repository, *, reset_tripwire: bool = False, reason: str = "", by: Actor = SYSTEM
+    ) -> Repository:
         """Replace the rules of the repository with that id; its name stays, and where it stands.
 
         Whether it is encrypted stays too. With *reset_tripwire* the tripwire was not touched. Retention that becomes
@@ -113,17 +122,19 @@ class Repositories:
         repository = dataclasses.replace(repository, name=known.name, encrypted=known.encrypted, **standing)
         _check_rules(repository)
         is_weaker = _check_retention(known, repository, reason)
+        inode = Inode(repository.id)
         with core.change() as change:
-            put_rules(change, repository)
+            change.put_rules(repository)
             self._rules_change(change, known, repository)
             if repository.is_guarded:
                 core.time.begin(change.tx)
             if is_weaker:
-                noted = {"action": "weakened", "at_ns": core.clock.now(), "inode": repository.id, "reason": reason}
-                number = audits.add(
-                    change.tx, {**noted, "before": _retention_of(known), "rules": _retention_of(repository)}
-                )
-                change.event(EventKind.RETENTION, Inode(repository.id), NO_VERSION, detail=number)
+                before, rules = _retention_of(known), _retention_of(repository)
+                auditing.note(change, by, "weakened", inode, reason=reason, before=before, rules=rules)
+            if changed := _changed(known, repository):
+                auditing.note(change, by, "rules changed", inode, changed=changed, reason=reason)
+            if reset_tripwire and known.tripped_ns:
+                auditing.note(change, by, "tripwire reset", inode, tripped_ns=known.tripped_ns, reason=reason)
         core.repositories[repository.id] = repository
         core.repositories_changed()
         core.engine.sync(core.engine.position)
@@ -139,7 +150,9 @@ class Repositories:
         with core.change() as change:
             for number in core.tripped:
                 if number in core.repositories:
-                    put_rules(change, core.repositories[number])
+                    tripped = core.repositories[number]
+                    change.put_rules(tripped)
+                    auditing.note(change, SYSTEM, "tripwire touched", Inode(number), reason=tripped.tripped_why)
         core.tripped.clear()
 
     def remove(self, number: RepositoryId) -> None:
@@ -178,14 +191,20 @@ class Repositories:
         core.watcher.attributes_changed(ROOT)
 
 
-def put_rules(change: Change, repository: Repository) -> None:
-    """Store a repository's rules and where it stands, and say so."""
-    repositories.put(change.tx, repository)
-    change.event(EventKind.ATTRIBUTES, Inode(repository.id), NO_VERSION)
-
-
 def _retention_of(repository: Repository) -> list[object]:
     return [repository.retention.value, repository.retention_seconds, repository.autocommit_seconds]
+
+
+def _changed(before: Repository, now: Repository) -> dict[str, list[object]]:
+    """The rules that are others now, each with what it was and is."""
+    found: dict[str, list[object]] = {}
+    for field in dataclasses.fields(now):
+        if field.name in {*repositories.STANDING, "was_guarded"}:
+            continue
+        values = [getattr(one, field.name) for one in (before, now)]
+        if values[0] != values[1]:
+            found[field.name] = [value.value if isinstance(value, enum.Enum) else value for value in values]
+    return found
 
 
 def _check_retention(before: Repository, now: Repository, reason: str) -> bool:
@@ -215,9 +234,12 @@ def _check_rules(repository: Repository) -> None:
         raise InvalidArgument(why="autocommit needs a default retention")
     if not 1 <= repository.copies_min <= COPIES_MAX:
         raise InvalidArgument(why=f"copies_min is 1 to {COPIES_MAX}, not {repository.copies_min}")
-    for limit in (repository.recall_bytes_per_day, repository.recall_requests_per_day):
-        if not 0 <= limit <= RECALL_MAX:
-            raise InvalidArgument(why=f"a recall budget is 0 (none) to {RECALL_MAX} a day, not {limit}")
+    budgets = (repository.recall_bytes_per_day, repository.recall_requests_per_day)
+    quotas = (repository.quota_bytes, repository.quota_files)
+    for what, limits, unit in (("recall budget", budgets, " a day"), ("quota", quotas, "")):
+        for limit in limits:
+            if not 0 <= limit <= LIMIT_MAX:
+                raise InvalidArgument(why=f"a {what} is 0 (none) to {LIMIT_MAX}{unit}, not {limit}")
     if not 0 <= repository.retention_class <= RETENTION_CLASS_MAX:
         raise InvalidArgument(why=f"retention_class is 0 to {RETENTION_CLASS_MAX}, not {repository.retention_class}")
     if not 0 <= repository.versions_kept_seconds <= KEPT_SECONDS_MAX:

@@ -5,18 +5,21 @@ take the write bits away), or by itself when it was sealed and then not changed 
 What may wait for that stands in a queue (C rows) since it was sealed; files that were there before the rule are found
 by one walk over all inodes that remembers where it is. What is protected then is said in `vnafs.fs.guard`.
 
-Everything that an administrator does is noted with its reason (Y rows). One thread.
+Everything that an administrator does is noted with its reason (`vnafs.fs.auditing`); of any other commit the file's
+own row says whose it was. One thread.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import enum
 import itertools
 import logging
 import stat
 from collections.abc import Sequence
 from typing import Any
 
+from vnafs.domain.actors import SYSTEM, Actor
 from vnafs.domain.clock import NANOSECONDS
 from vnafs.domain.errors import InvalidArgument, NotFound, Refused, Retained
 from vnafs.domain.events import EventKind
@@ -24,10 +27,9 @@ from vnafs.domain.files import FileState
 from vnafs.domain.ids import ROOT, Inode, RepositoryId
 from vnafs.domain.repositories import Repository
 from vnafs.domain.retention import SECONDS_MAX, Retention, RetentionMode, stronger
-from vnafs.fs import guard
+from vnafs.fs import auditing, guard
 from vnafs.fs.attributes import AttributeChanges
 from vnafs.fs.core import Change, Core
-from vnafs.fs.repositories import put_rules
 from vnafs.index import audits, entries, holds, inodes, keys, meta, retentions
 from vnafs.index.engine import prefix_stop
 from vnafs.index.holds import Hold
@@ -57,6 +59,14 @@ class Guarded:
     holds: tuple[Hold, ...]
 
 
+class _Done(enum.Enum):
+    """What a command did to one file."""
+
+    NOTHING = enum.auto()
+    RETAINED = enum.auto()
+    SHORTENED = enum.auto()
+
+
 class Retentions:
     """Commits, retains and holds."""
 
@@ -76,6 +86,7 @@ class Retentions:
         seconds: int | None = None,
         shorten: bool = False,
         reason: str = "",
+        by: Actor = SYSTEM,
     ) -> list[bool]:
         """Commit files until a date or for a time, or retain them for longer; which of them changed, in order.
 
@@ -91,7 +102,12 @@ class Retentions:
             _check_text("a reason", reason, REASON_BYTES_MAX)
         until = self._until(until_ns, seconds, shorten=shorten)
         with core.change() as change:
-            changed = [self._retain(change, file, place, until, reason if shorten else "") for file, place in files]
+            why = reason if shorten else ""
+            done = [self._retain(change, file, place, until, why, by) for file, place in files]
+            longer = [file for (file, _), what in zip(files, done, strict=True) if what is _Done.RETAINED]
+            if longer:  # one row for all of them: each says itself who did it
+                auditing.note(change, by, "retained", longer[0], files=len(longer), until_ns=until, reason=reason)
+        changed = [what is not _Done.NOTHING for what in done]
         self._settled([file for (file, _), is_new in zip(files, changed, strict=True) if is_new])
         return changed
 
@@ -105,7 +121,7 @@ class Retentions:
         check_date(until, start)
         return until
 
-    def _retain(self, change: Change, inode: Inode, place: Inode, until_ns: int, shorter_why: str) -> bool:
+    def _retain(self, change: Change, inode: Inode, place: Inode, until_ns: int, shorter_why: str, by: Actor) -> _Done:
         core = self._core
         row = change.row(inode)
         if not row.is_file:
@@ -122,24 +138,21 @@ class Retentions:
         if not shorter_why or known is None or known.until_ns <= until_ns:
             if place:
                 mark(change, place, row.repository, until_ns)
-            return commit(change, inode, row, until_ns)
+            return _Done.RETAINED if commit(change, inode, row, until_ns, by) else _Done.NOTHING
         if stronger(known.mode, repository.retention) is RetentionMode.COMPLIANCE:
             raise Retained(
                 what=f"Inode {inode}", until=guard.shown(known.until_ns), mode=RetentionMode.COMPLIANCE.value
             )
-        retentions.put(change.tx, inode, dataclasses.replace(known, until_ns=until_ns))
+        retentions.put(change.tx, inode, dataclasses.replace(known, until_ns=until_ns, by=by))
         change.set(inode, row._replace(atime_ns=until_ns))
-        self._note(
-            change,
-            inode,
-            {"action": "shortened", "before_ns": known.until_ns, "until_ns": until_ns, "reason": shorter_why},
-        )
+        dates = {"before_ns": known.until_ns, "until_ns": until_ns}
+        auditing.note(change, by, "shortened", inode, version=row.version, **dates, reason=shorter_why)
         _LOG.warning("retention.shortened", extra={"inode": inode, "before": known.until_ns, "until": until_ns})
-        return True
+        return _Done.SHORTENED
 
     # -- holds ----------------------------------------------------------------------------------------------
 
-    def hold(self, inode: Inode, name: str, reason: str) -> Hold:
+    def hold(self, inode: Inode, name: str, reason: str, by: Actor = SYSTEM) -> Hold:
         """Lay a hold on a file, a directory with all below it, or a repository; one of that name gets the reason.
 
         Survives loss of power when it returns. Raises NotFound, InvalidArgument, TooMuch.
@@ -163,9 +176,9 @@ class Retentions:
             before = core.repositories[row.repository]
             rules = dataclasses.replace(before, was_guarded=True)
             if rules != before:
-                put_rules(change, rules)
+                change.put_rules(rules)
                 self.rules_change(change, before, rules)
-            self._note(change, inode, {"action": "held", "id": name, "reason": reason})
+            auditing.note(change, by, "held", inode, version=row.version, id=name, reason=reason)
         core.repositories[rules.id] = rules
         core.repositories_changed()
         core.holds.add(made)
@@ -173,7 +186,7 @@ class Retentions:
         _LOG.warning("hold.added", extra={"inode": inode})
         return made
 
-    def release(self, inode: Inode, name: str, reason: str) -> None:
+    def release(self, inode: Inode, name: str, reason: str, by: Actor = SYSTEM) -> None:
         """Take a hold away; what is under no other is free. Raises NotFound, InvalidArgument."""
         core = self._core
         _check_text("a reason", reason, REASON_BYTES_MAX)
@@ -182,9 +195,9 @@ class Retentions:
         if known is None:
             raise NotFound(what=f"Hold {name} on inode {inode}")
         with core.change() as change:
-            change.row(inode)
+            version = change.row(inode).version
             holds.remove(change.tx, known)
-            self._note(change, inode, {"action": "released", "id": name, "reason": reason})
+            auditing.note(change, by, "released", inode, version=version, id=name, reason=reason)
         core.holds.drop(known)
         core.sync()
         _LOG.warning("hold.removed", extra={"inode": inode})
@@ -264,7 +277,7 @@ class Retentions:
         known = retentions.find(change.tx, one.inode)
         if known is not None and not known.is_over(core.time.now()):
             return False
-        return commit(change, one.inode, row, core.time.latest() + rules.retention_seconds * NANOSECONDS)
+        return commit(change, one.inode, row, core.time.latest() + rules.retention_seconds * NANOSECONDS, SYSTEM)
 
     def _walk(self) -> bool:
         """Go on looking at files that were there before the rule: who waits, and who has several names where."""
@@ -280,11 +293,10 @@ class Retentions:
                 if entry.kind == _FILE:
                     self._meet(change, keys.entry_of(key)[0], entry.inode)
             if found:
-                self._walked = found[-1][0]
-                meta.set_bytes(change.tx, retentions.WALK, self._walked)
+                meta.set_bytes(change.tx, retentions.WALK, found[-1][0])
             else:
-                self._walked = None
                 meta.remove(change.tx, retentions.WALK)
+        self._walked = found[-1][0] if found else None  # what found no room is looked at again
         return bool(found)
 
     def _meet(self, change: Change, parent: Inode, inode: Inode) -> None:
@@ -310,16 +322,11 @@ class Retentions:
             core.watcher.attributes_changed(inode)
         core.sync()
 
-    def _note(self, change: Change, inode: Inode, what: dict[str, Any]) -> None:
-        core = self._core
-        number = audits.add(change.tx, {"at_ns": core.clock.now(), "inode": inode, **what})
-        change.event(EventKind.RETENTION, inode, change.row(inode).version, detail=number)
-
 
 # -- inside the caller's change ----------------------------------------------------------------------------------
 
 
-def commit(change: Change, inode: Inode, row: InodeRow, until_ns: int) -> bool:
+def commit(change: Change, inode: Inode, row: InodeRow, until_ns: int, by: Actor) -> bool:
     """Commit a file until then, or retain it until then if that is later; False when it is retained for as long.
 
     *row* is the file's as this change leaves it so far. Its atime says until when, as programs that know the
@@ -334,7 +341,7 @@ def commit(change: Change, inode: Inode, row: InodeRow, until_ns: int) -> bool:
         if mode is known.mode and until_ns <= known.until_ns:
             return False
         until_ns = max(until_ns, known.until_ns)
-    retentions.put(change.tx, inode, Retention(mode, until_ns, since))
+    retentions.put(change.tx, inode, Retention(mode, until_ns, since, by))
     for directory in {row.parent, *retentions.places(change.tx, inode)}:
         mark(change, directory, row.repository, until_ns)
     change.set(inode, row._replace(atime_ns=until_ns))
@@ -387,7 +394,7 @@ def queue(change: Change, inode: Inode, row: InodeRow) -> None:
     retentions.queue(change.tx, Committing(due_ns, inode, row.version, row.ctime_ns))
 
 
-def commit_by_mode(change: Change, inode: Inode, before: InodeRow, row: InodeRow) -> bool:
+def commit_by_mode(change: Change, inode: Inode, before: InodeRow, row: InodeRow, by: Actor) -> bool:
     """The convention: a file whose atime is a date to come loses its write bits. Raises InvalidArgument."""
     core = change.core
     if not row.is_file or not row.nlink or not before.mode & WRITE_BITS or row.mode & WRITE_BITS:
@@ -396,7 +403,7 @@ def commit_by_mode(change: Change, inode: Inode, before: InodeRow, row: InodeRow
     if core.repositories[row.repository].retention is RetentionMode.OFF or row.atime_ns <= start:
         return False
     check_date(row.atime_ns, start)
-    return commit(change, inode, row, row.atime_ns)
+    return commit(change, inode, row, row.atime_ns, by)
 
 
 def extends(core: Core, inode: Inode, row: InodeRow, changes: AttributeChanges) -> bool:
@@ -409,11 +416,11 @@ def extends(core: Core, inode: Inode, row: InodeRow, changes: AttributeChanges) 
     return known is not None and atime_ns > max(known.until_ns, core.time.latest())
 
 
-def extend(core: Core, inode: Inode, atime_ns: int) -> InodeRow:
+def extend(core: Core, inode: Inode, atime_ns: int, by: Actor) -> InodeRow:
     """Retain a committed file for longer; the row it has then. Raises InvalidArgument."""
     check_date(atime_ns, core.time.latest())
     with core.change() as change:
-        commit(change, inode, change.row(inode), atime_ns)
+        commit(change, inode, change.row(inode), atime_ns, by)
     return core.row(inode)
 
 

@@ -10,9 +10,9 @@ One thread; the caller brings the view.
 
 from __future__ import annotations
 
-import dataclasses
 import enum
 from collections.abc import Callable, Iterator
+from typing import NamedTuple
 
 from vnafs.domain.files import FileState
 from vnafs.domain.ids import Inode
@@ -43,8 +43,7 @@ class Outcome(enum.Enum):
     """What has the name, or what it led to, is retained or held: it stays where it is, with all below it."""
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class Move:
+class Move(NamedTuple):
     """One name of a directory, and how it becomes what it was."""
 
     name: bytes

@@ -12,7 +12,7 @@ from __future__ import annotations
 from vnafs.domain.events import EventKind
 from vnafs.domain.files import FileState
 from vnafs.domain.ids import Inode, Version
-from vnafs.fs import retention
+from vnafs.fs import acls, retention
 from vnafs.fs.core import Change
 from vnafs.index import entries, keys, returned, xattrs
 from vnafs.index.entries import Entry, kind_of
@@ -42,6 +42,7 @@ def revive(
         state=FileState.STUB if old.is_file else FileState.OPEN,
         due=NOT_QUEUED,
         before=None,
+        is_suspect=False,
     )
     change.new(inode, row)
     links = above.nlink + 1 if old.is_directory else above.nlink
@@ -51,6 +52,7 @@ def revive(
         copied = xattrs.names(change.tx, found.inode)
         for attribute in copied:
             xattrs.put(change.tx, inode, attribute, xattrs.find(change.tx, found.inode, attribute) or b"")
+        acls.follow_mode(change.tx, inode, row)  # which is that of the last version, the mode that of this one
         if not copied:
             row = row._replace(has_xattrs=False)
             change.set(inode, row)

@@ -18,20 +18,20 @@ import logging
 import stat
 from collections.abc import Callable, Iterator
 
+from vnafs.domain.actors import SYSTEM, Actor
 from vnafs.domain.clock import NANOSECONDS, Instant
 from vnafs.domain.errors import Busy, InvalidArgument, NotFound, Refused
 from vnafs.domain.events import EventKind
 from vnafs.domain.files import FileState
 from vnafs.domain.ids import Inode, RepositoryId, Version
 from vnafs.domain.repositories import Repository
-from vnafs.fs import guard, retention
+from vnafs.fs import auditing, guard, retention
 from vnafs.fs.core import NO_INODE, Change, Core
 from vnafs.fs.removal import end, unname
 from vnafs.fs.rename import give, take
-from vnafs.fs.repositories import put_rules
 from vnafs.fs.retrace import NOWHERE, Move, Outcome, may_go_at_once, moves
 from vnafs.fs.revival import revive
-from vnafs.index import entries, keys, past, rollbacks
+from vnafs.index import entries, keys, past, rollbacks, unpacked
 from vnafs.index.engine import Reader, prefix_stop
 from vnafs.index.entries import Entry
 from vnafs.index.inodes import NOT_QUEUED, InodeRow
@@ -46,6 +46,8 @@ SAMPLES_MAX = 20
 """Paths of each outcome that a dry run shows."""
 LIMBO_LOOK_SECONDS = 2.0
 """Between two looks at what waits to be copied before it goes."""
+UNPACKED_SECONDS_MAX = 300.0
+"""A rollback waits so long, from when it was begun, for versions that are still to be packed; then it goes without."""
 _QUIET = frozenset((Outcome.UNCHANGED, Outcome.LOST, Outcome.GUARDED))
 
 
@@ -64,6 +66,7 @@ class Rollbacks:
         self._core = core
         self._limbo_after: dict[RepositoryId, bytes] = {}
         self._limbo_due = 0.0
+        self._made_from: dict[RepositoryId, Inode] = {}
 
     # -- asking ---------------------------------------------------------------------------------------------
 
@@ -107,7 +110,7 @@ class Rollbacks:
 
     # -- beginning ------------------------------------------------------------------------------------------
 
-    def begin(self, number: RepositoryId, to_ns: int) -> None:
+    def begin(self, number: RepositoryId, to_ns: int, by: Actor = SYSTEM) -> None:
         """From now on clients change nothing, and `step` does the work. The same again goes on with it.
 
         Survives loss of power when it returns. Raises as `check`, Busy while another one is under way, Superseded.
@@ -133,7 +136,8 @@ class Rollbacks:
                 change.event(EventKind.ATTRIBUTES, limbo, Version(0))
             rollbacks.put_folder(change.tx, number, Folder(Inode(number), Inode(number)))
             rollbacks.put_counts(change.tx, number, {})
-            put_rules(change, rolled)
+            change.put_rules(rolled)
+            auditing.note(change, by, "rollback", Inode(number), to_ns=to_ns)
         self._stands(rolled)
         core.sync()
         _LOG.warning("rollback.begun", extra={"repository": number, "to_ns": to_ns})
@@ -173,6 +177,9 @@ class Rollbacks:
         if core.watcher.is_behind():
             return False
         with core.engine.read() as reader:
+            since = core.clock.now() - repository.rolling_since_ns
+            if unpacked.is_in(reader, repository.id) and 0 <= since < UNPACKED_SECONDS_MAX * NANOSECONDS:
+                return False
             folder = rollbacks.next_folder(reader, repository.id)
             found: list[Move] = []
             if folder is not None:
@@ -212,6 +219,7 @@ class Rollbacks:
         cookies = iter([core.new_cookie() for _ in range(NAMES_PER_STEP_MAX + 1)])
         now = core.clock.now()
         done = False
+        more_from: Inode | None = None
         with core.change() as change:
             if folder is not None:
                 name, entry = folder
@@ -223,12 +231,18 @@ class Rollbacks:
                     work.clear(other, is_out=True)
                 if len(below) < NAMES_PER_STEP_MAX:
                     _remove(change, repository.limbo, name, entry, now)
-            elif not rollbacks.forget_made(change.tx, repository.id, 4 * NAMES_PER_STEP_MAX):
-                put_rules(change, dataclasses.replace(repository, rolling_to_ns=0))
-                done = True
+            else:
+                first = self._made_from.get(repository.id, NO_INODE)
+                more_from = rollbacks.forget_made(change.tx, repository.id, first, 4 * NAMES_PER_STEP_MAX)
+                if more_from is None:
+                    change.put_rules(dataclasses.replace(repository, rolling_to_ns=0))
+                    done = True
         core.faults.reach("rollback.cleared")
         if not done:
+            if more_from is not None:
+                self._made_from[repository.id] = more_from
             return True
+        self._made_from.pop(repository.id, None)
         self._stands(dataclasses.replace(repository, rolling_to_ns=0))
         core.sync()
         _LOG.warning("rollback.done", extra={"repository": repository.id, **self.counts(repository.id)})
@@ -256,7 +270,7 @@ class Rollbacks:
         if not found and not after:
             with core.change() as change:
                 end(change, repository.limbo, change.row(repository.limbo), now)
-                put_rules(change, dataclasses.replace(repository, limbo=NO_INODE))
+                change.put_rules(dataclasses.replace(repository, limbo=NO_INODE))
             self._stands(dataclasses.replace(repository, limbo=NO_INODE))
             return False
         with core.change() as change:
@@ -356,7 +370,8 @@ class _Work:
             if not row.is_file or row.state is FileState.STUB:
                 due = NOT_QUEUED
             elif row.state is FileState.OPEN:
-                due = DUE_NEVER if file is not None and file.writing >= 0 else self.change.core.quiet_until()
+                is_written = file is not None and file.writing >= 0
+                due = DUE_NEVER if is_written or row.is_suspect else self.change.core.quiet_until()
             else:
                 due = self.now
         self.change.set(inode, row._replace(nlink=row.nlink + 1, due=due))

@@ -29,8 +29,12 @@ class Settings:
     """PATH_MAX without its NUL."""
     reserve_bytes: int = GIBIBYTE
     """Of the local disk: writers get NoSpace before it is touched."""
+    unseen_room_bytes_min: int = GIBIBYTE
+    """Above the reserve: with less free, each write passes here, where the reserve is kept."""
     recall_whole_bytes_max: int = 64 * MEBIBYTE
     """A larger stub that is opened only for reading is read in ranges instead of being brought back whole."""
+    left_copy_bytes_max: int = 16 * MEBIBYTE
+    """A larger file, opened for write between sealing and packing, is not copied first unless it can be cloned."""
     hold_seconds_max: float = 3.0
     """Writers of a file that is copied while it stays open wait no longer than this."""
     drops_pending_max: int = 4096

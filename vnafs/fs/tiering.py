@@ -18,11 +18,13 @@ from vnafs.domain.events import EventKind, seal_detail
 from vnafs.domain.files import Candidate, FileFacts, FileState, Proposal, Seal, Verdict, may_advance
 from vnafs.domain.ids import ROOT, Inode, Version
 from vnafs.fs import guard, history, retention
+from vnafs.fs.attributes import written_at
 from vnafs.fs.core import Change, Core
 from vnafs.fs.removal import log_missing, make_stub
 from vnafs.fs.tripwire import Harm
 from vnafs.index import entries, keys, meta, returned
 from vnafs.index.inodes import InodeRow
+from vnafs.index.queue import DUE_NEVER
 from vnafs.local.spool import is_plain, local_error
 
 _LOG = logging.getLogger(__name__)
@@ -64,15 +66,17 @@ class Tiering:
         row = self._found(change, inode, proposal.version)
         if row is None:
             return history.settle_kept(change, proposal)
+        is_of_others = row.seal is not None and proposal.content not in {None, row.seal.sha256}
         if not may_advance(row.state, proposal.state):
-            return Verdict.ILLEGAL
+            return Verdict.GONE if is_of_others else Verdict.ILLEGAL
         if row.state is proposal.state:
-            return Verdict.DONE
+            # other bytes that are only sealed may be what the file has now, which is found when they are packed
+            return Verdict.GONE if is_of_others and row.state >= FileState.PACKED else Verdict.DONE
         file = self._core.handles.files.get(inode)
         if file is not None and file.writing >= 0:
             return Verdict.BUSY
         seal = proposal.seal if row.state is FileState.OPEN else row.seal
-        if seal is None:
+        if seal is None or row.is_suspect:
             return Verdict.ILLEGAL
         drifted = self._drifted(change, inode, row, seal) if proposal.state > row.state else None
         if drifted is not None:
@@ -83,8 +87,9 @@ class Tiering:
         if is_sealed and seal.is_noise:
             self._core.harmed(row.repository, Harm.SCRAMBLED)
         row = row._replace(state=proposal.state, seal=seal, before=None, due=self._core.clock.now())
-        if row.size_bytes != seal.fingerprint.size_bytes:
+        if row.size_bytes != seal.fingerprint.size_bytes:  # written past us, when nobody had told us that it is open
             row = row._replace(size_bytes=seal.fingerprint.size_bytes)
+            self._core.watcher.attributes_changed(inode)
         change.set(inode, row)
         change.event(EventKind.STATE, inode, row.version, detail=proposal.state)
         if is_sealed:
@@ -117,8 +122,8 @@ class Tiering:
     def evict_many(self, requests: Sequence[tuple[Inode, Version]]) -> list[Verdict]:
         """REPLICATED to STUB; the local bytes of those it says DONE of are gone. One verdict for each, in order.
 
-        Each only without any handle and while its local bytes carry their fingerprint. The rows are logged and
-        synced, once for all of them, before any bytes go. Raises InvalidArgument for more than EVICTIONS_MAX.
+        Each only without any handle or mapping and while its local bytes carry their fingerprint. The rows are logged
+        and synced, once for all of them, before any bytes go. Raises InvalidArgument for more than EVICTIONS_MAX.
         """
         core = self._core
         if core.superseded is not None:
@@ -160,6 +165,8 @@ class Tiering:
         elif mark != row.seal.fingerprint and not self._is_fixed(change, inode, row):
             self._reopen(change, inode, row)
             return Verdict.CHANGED
+        elif self._core.spool.is_in_use(inode, version):
+            return Verdict.BUSY  # mapped: a file that takes its place would not be what the mapping shows
         make_stub(change, inode, row)
         return Verdict.DONE
 
@@ -184,6 +191,7 @@ class Tiering:
         with core.change() as change:
             # until the row says otherwise these bytes belong to nobody: a crash in between removes them
             change.tx.put(keys.dropped(inode, version), b"")
+        core.sync()  # of a loss of power in between too
         mark = core.spool.adopt(inode, version, staged, sync=True)
         core.faults.reach("recall.adopted")
         with core.change() as change:
@@ -202,10 +210,16 @@ class Tiering:
     # -- copied while they stay open ------------------------------------------------------------------------
 
     def hold(self, inode: Inode, version: Version) -> Verdict:
-        """Let writers of an OPEN file wait while its bytes are copied, for a bounded time; see `Fences`."""
+        """Let writers of an OPEN file wait while its bytes are copied, for a bounded time; see `Fences`.
+
+        UNHELD when the kernel writes for some of them, who cannot be held.
+        """
         row = self._core.find(inode)
         if row is None or not row.is_file or row.version != version or not row.nlink:
             return Verdict.GONE
+        file = self._core.handles.files.get(inode)
+        if file is not None and file.unseen_writers:
+            return Verdict.UNHELD
         return self._core.fences.hold(inode, version) if row.state is FileState.OPEN else Verdict.ILLEGAL
 
     def let_go(self, inode: Inode, version: Version) -> Verdict:
@@ -234,6 +248,7 @@ class Tiering:
             handles_open=0 if file is None else file.handles,
             mtime_ns=shown.mtime_ns,
             path_hint=self.path_hint(inode),
+            is_suspect=row.is_suspect,
         )
 
     def path_hint(self, inode: Inode) -> bytes:
@@ -259,6 +274,19 @@ class Tiering:
                 row = self._found(change, candidate.inode, candidate.version)
                 if row is not None and row.state is candidate.state and row.due == candidate.due:
                     change.set(candidate.inode, row._replace(due=due))
+
+    def suspect(self, inode: Inode, version: Version) -> None:
+        """The local disk did not keep all bytes of an OPEN version: it is not sealed before it is emptied.
+
+        What Linux reads of it later may be what was there before, and nothing says so a second time (fsync(2)).
+        """
+        with Change(self._core) as change:  # also while everything else is refused, as another sync failed
+            row = self._found(change, inode, version)
+            if row is None or row.state is not FileState.OPEN or row.is_suspect:
+                return
+            change.set(inode, row._replace(is_suspect=True, due=DUE_NEVER))
+        self._core.sync()
+        _LOG.critical("tree.suspect", extra={"inode": inode, "version": version})
 
     def heard(self, versions: Sequence[tuple[Inode, Version]]) -> None:
         """The store has noted the uses of these versions, which came back from kept ones. May be repeated."""
@@ -297,7 +325,10 @@ class Tiering:
         return True
 
     def _reopen(self, change: Change, inode: Inode, row: InodeRow) -> None:
-        """A write nobody told us of: OPEN again, in a new version unless no seal was recorded for this one."""
+        """A write nobody told us of: OPEN again, in a new version unless no seal was recorded for this one.
+
+        Then nobody may have told tierd of a write that we know of; times that were set after it stay.
+        """
         _LOG.warning("tree.bytes_changed", extra={"inode": inode, "version": row.version, "state": row.state.label})
         version = row.version
         if row.state is not FileState.OPEN:
@@ -310,12 +341,10 @@ class Tiering:
             state=FileState.OPEN, version=version, seal=None, before=before, due=self._core.quiet_until()
         )
         if local is not None:
-            row = row._replace(
-                size_bytes=local.st_size,
-                blocks=local.st_blocks,
-                mtime_ns=max(row.mtime_ns, local.st_mtime_ns),
-                ctime_ns=max(row.ctime_ns, local.st_mtime_ns),
-            )
+            row = row._replace(size_bytes=local.st_size, blocks=local.st_blocks)
+            written = written_at(local)
+            if written > row.ctime_ns:  # else the row knows: it was written while it was read to be sealed
+                row = row._replace(mtime_ns=written, ctime_ns=written)
         change.set(inode, row)
 
     def _follow(self, inode: Inode, version: Version) -> None:
@@ -323,5 +352,6 @@ class Tiering:
         core = self._core
         now = core.find(inode)
         if now is not None and now.version != version and core.spool.stat(inode, version) is not None:
+            core.sync()  # else loss of power could keep the new place and lose who is there
             core.spool.move(inode, version, now.version)
         core.watcher.bytes_changed(inode)

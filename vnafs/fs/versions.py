@@ -9,15 +9,16 @@ from __future__ import annotations
 import dataclasses
 import itertools
 
+from vnafs.domain.actors import SYSTEM, Actor
 from vnafs.domain.errors import AlreadyExists, IsADirectory, NotFound, Refused
 from vnafs.domain.events import EventKind
 from vnafs.domain.ids import ROOT, Inode, Sha256, Version
-from vnafs.fs import guard, retention
+from vnafs.fs import auditing, guard, retention
 from vnafs.fs.core import Change, Core
 from vnafs.fs.names import check_name, refuse_in_root
 from vnafs.fs.removal import unname
 from vnafs.fs.revival import revive
-from vnafs.index import entries, inodes, past
+from vnafs.index import entries, inodes, past, unpacked
 from vnafs.index.engine import Reader
 from vnafs.index.entries import Entry, kind_of
 from vnafs.index.inodes import InodeRow
@@ -28,6 +29,7 @@ FOLDERS_MAX = 256
 SHOWN_MAX = 10_000
 """Of one name; the youngest."""
 DELETED_AT_ONCE_MAX = 1000
+NEVER_PACKED = "its bytes were not in packs yet when it ended"
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -172,6 +174,7 @@ class Versions:
         label: str | None = None,
         to: bytes | None = None,
         replace: bool = False,
+        by: Actor = SYSTEM,
     ) -> Shown:
         """Bring back what *path* led to: at a moment, a certain version, or the last that is not there any more.
 
@@ -202,7 +205,10 @@ class Versions:
             elif live is not None and live.nlink and live.version == wanted.version and not live.is_directory:
                 inode, row = wanted.inode, self._link(change, wanted.inode, parent, name, cookie, now)
             else:
-                raise Refused(what=f"Version {wanted.label}", why="its bytes were not in packs yet when it ended")
+                is_coming = unpacked.find(change.tx, wanted.inode, wanted.version) is not None
+                why = "its bytes are on their way into packs; try again in a minute" if is_coming else NEVER_PACKED
+                raise Refused(what=f"Version {wanted.label}", why=why)
+            auditing.note(change, by, "undeleted", inode, version=row.version)
         core.sync()
         core.watcher.entry_changed(parent, name)
         core.watcher.attributes_changed(parent)

@@ -1,7 +1,8 @@
 """Extended attributes: what a name may be, and the few that vnafs answers itself.
 
 `user.vna.*` tells of a file's state. Those names are answered, never listed and never set, so that tools which copy
-every attribute go on working. Who may set `trusted.` and `security.` is the kernel's decision. One thread.
+every attribute go on working. In `user.DOSATTRIB` one bit is ours (dosattrib.py). Who may set `trusted.` and
+`security.` is the kernel's decision. One thread.
 """
 
 from __future__ import annotations
@@ -26,16 +27,19 @@ from vnafs.domain.events import EventKind
 from vnafs.domain.files import FileState
 from vnafs.domain.ids import Inode, Sha256
 from vnafs.domain.repositories import Acknowledgement
-from vnafs.fs import guard
+from vnafs.fs import dosattrib, guard, posixacl
 from vnafs.fs.core import Core
-from vnafs.index import retentions, xattrs
+from vnafs.index import entries, retentions, xattrs
 from vnafs.index.inodes import InodeRow
 from vnafs.index.keys import NAME_BYTES_MAX
 
 XATTR_CREATE = 1
 XATTR_REPLACE = 2
 VIRTUAL = b"user.vna."
-_SPACES = (b"user.", b"trusted.", b"security.")
+REAL_NAMES = (b"glusterfs.get_real_filename:", b"user.glusterfs.get_real_filename:")
+"""What Samba asks a directory for in case-insensitive shares (vfs_glusterfs_fuse(8)); the name it seeks follows."""
+_TRUSTED = b"trusted."
+_SPACES = (b"user.", _TRUSTED, b"security.")
 
 CopiesOf = Callable[[Inode, Sha256], Sequence[Copy]]
 """Where a content has verified copies, as the store knows; never blocks for long."""
@@ -55,27 +59,35 @@ class Xattrs:
         self._copies_of = copies_of
 
     def getxattr(self, inode: Inode, name: bytes) -> bytes:
-        """The value. Raises NoSuchAttribute, NotSupported for names outside user, trusted and security."""
+        """The value. Raises NoSuchAttribute, NotSupported for names outside user, trusted and security.
+
+        Of a directory also its name that differs from one in case alone, as REAL_NAMES ask for it.
+        """
         core = self._core
         row = core.row(inode)
         if name.startswith(VIRTUAL):
             return self._virtual(inode, row, name)
-        if not row.has_xattrs and name.startswith(_SPACES):
+        if name.startswith(REAL_NAMES):
+            return self._real_name(inode, row, name.partition(b":")[2])
+        is_stub = name == dosattrib.NAME and row.is_file and row.state is FileState.STUB
+        if not row.has_xattrs and name.startswith(_SPACES) and not is_stub:
             raise NoSuchAttribute(what="of that name")  # asked for before each write; costs no look at the index
         _check_name(name)
         with core.engine.read() as reader:
             value = xattrs.find(reader, inode, name)
+        if is_stub:
+            value = dosattrib.of_stub(value)
         if value is None:
             raise NoSuchAttribute(what="of that name")
         return value
 
-    def listxattr(self, inode: Inode) -> list[bytes]:
-        """Every name that was set, in byte order; none of our own."""
+    def listxattr(self, inode: Inode, *, trusted: bool = True, acls: bool = False) -> list[bytes]:
+        """Every name that was set, in byte order; none of our own, `trusted.` and ACLs only if asked for."""
         core = self._core
         if not core.row(inode).has_xattrs:
             return []
         with core.engine.read() as reader:
-            return xattrs.names(reader, inode)
+            return shown_names(xattrs.names(reader, inode), trusted=trusted, acls=acls)
 
     def setxattr(self, inode: Inode, name: bytes, value: bytes, flags: int = 0) -> None:
         """Set a value.
@@ -86,6 +98,8 @@ class Xattrs:
         core = self._core
         _check_name(name)
         _refuse_virtual(name)
+        if name == dosattrib.NAME:
+            value = dosattrib.kept(bytes(value))
         if flags not in (0, XATTR_CREATE, XATTR_REPLACE):
             raise InvalidArgument(why=f"setxattr flags {flags:#x} are not known")
         if len(value) > core.settings.xattr_bytes_max:
@@ -139,6 +153,15 @@ class Xattrs:
                 return self._copies(inode, row)
         raise NoSuchAttribute(what="of that name")
 
+    def _real_name(self, inode: Inode, row: InodeRow, name: bytes) -> bytes:
+        found = None
+        if row.is_directory:
+            with self._core.engine.read() as reader:
+                found = entries.find_caseless(reader, inode, name)
+        if found is None:
+            raise NoSuchAttribute(what="of that name")
+        return found + b"\0"  # Samba takes it for a string
+
     def _guard(self, inode: Inode, row: InodeRow, what: bytes) -> bytes:
         core = self._core
         shown: object = None
@@ -161,6 +184,12 @@ class Xattrs:
         return json.dumps(shown).encode()
 
 
+def shown_names(names: list[bytes], *, trusted: bool, acls: bool) -> list[bytes]:
+    """Those of them that a caller hears of: only who may read `trusted.` attributes is told their names (xattr(7))."""
+    names = names if trusted else [name for name in names if not name.startswith(_TRUSTED)]
+    return names if acls else [name for name in names if name not in posixacl.NAMES]
+
+
 def _iso8601(nanoseconds: int) -> str:
     return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(nanoseconds // NANOSECONDS))
 
@@ -168,7 +197,9 @@ def _iso8601(nanoseconds: int) -> str:
 def _check_name(name: bytes) -> None:
     if len(name) > NAME_BYTES_MAX:
         raise NameTooLong(length_bytes=len(name), length_bytes_max=NAME_BYTES_MAX)
-    if not name.startswith(_SPACES) or name in _SPACES:
+    if name in _SPACES:
+        raise InvalidArgument(why="that is no name of an extended attribute, only its space")
+    if not name.startswith(_SPACES):
         raise NotSupported(what="An extended attribute outside user, trusted and security")
 
 

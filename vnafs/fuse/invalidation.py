@@ -25,11 +25,17 @@ ForgetEntry = Callable[[int, bytes], None]
 class Invalidations(Watcher):
     """A watcher that tells the kernel. Any thread of trio's may report; `run` sends."""
 
-    def __init__(self, forget_inode: ForgetInode, forget_entry: ForgetEntry) -> None:
+    def __init__(
+        self, forget_inode: ForgetInode, forget_entry: ForgetEntry, expire_entry: ForgetEntry | None = None
+    ) -> None:
+        """*expire_entry* makes the kernel look again, where forgetting would take a directory from who is in it."""
         self._forget_inode = forget_inode
         self._forget_entry = forget_entry
+        self._expire_entry = expire_entry or forget_entry
+        self._sending = False
         self._inodes: dict[Inode, bool] = {}
-        self._entries: dict[tuple[Inode, bytes], None] = {}
+        self._entries: dict[tuple[Inode, bytes], bool] = {}
+        """Whether it is forgotten; else it is only looked up again."""
         self._demand = trio.Event()
 
     def is_behind(self) -> bool:
@@ -48,8 +54,18 @@ class Invalidations(Watcher):
 
     def entry_changed(self, parent: Inode, name: bytes) -> None:
         """See Watcher."""
-        self._entries[parent, name] = None
+        self._entries[parent, name] = True
         self._wake()
+
+    def entry_doubted(self, parent: Inode, name: bytes) -> None:
+        """See Watcher."""
+        self._entries.setdefault((parent, name), False)
+        self._wake()
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether the kernel was told of everything."""
+        return not (self._inodes or self._entries or self._sending)
 
     def _wake(self) -> None:
         if len(self._inodes) > NOTICES_MAX:
@@ -65,9 +81,11 @@ class Invalidations(Watcher):
             self._demand = trio.Event()
             inodes, self._inodes = self._inodes, {}
             entries, self._entries = self._entries, {}
+            self._sending = True
             await trio.to_thread.run_sync(self._send, inodes, entries, abandon_on_cancel=True)
+            self._sending = False
 
-    def _send(self, inodes: dict[Inode, bool], entries: dict[tuple[Inode, bytes], None]) -> None:
+    def _send(self, inodes: dict[Inode, bool], entries: dict[tuple[Inode, bytes], bool]) -> None:
         for inode, attributes_only in inodes.items():
             try:
                 self._forget_inode(inode, attributes_only)
@@ -75,9 +93,9 @@ class Invalidations(Watcher):
                 continue  # the kernel does not know it
             except OSError as error:
                 _LOG.warning("fuse.notice_refused", extra={"inode": inode, "errno": error.errno})
-        for parent, name in entries:
+        for (parent, name), is_gone in entries.items():
             try:
-                self._forget_entry(parent, name)
+                (self._forget_entry if is_gone else self._expire_entry)(parent, name)
             except FileNotFoundError:
                 continue
             except OSError as error:

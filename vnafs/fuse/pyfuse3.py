@@ -12,29 +12,27 @@ because every change passes through this mount or is followed by a notice.
 
 from __future__ import annotations
 
-import dataclasses
 import errno
 import functools
 import logging
 import os
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, ParamSpec, TypeVar
 
 import pyfuse3
-import trio
 
-from vnafs.domain.errors import NoSpace, NotFound, RecallFailed, RecallRefused, Refused, TooManyOpen, VnaError
+from vnafs.domain.errors import NotFound, Refused
 from vnafs.domain.ids import Inode
 from vnafs.fs.attributes import AttributeChanges, Attributes
 from vnafs.fs.caller import Caller
 from vnafs.fs.fences import WritersHeld
 from vnafs.fs.filesystem import Filesystem
-from vnafs.fs.handles import Handle
-from vnafs.fs.recall import RangeNeeded, RecallNeeded
-from vnafs.fuse.admission import Admission
+from vnafs.fs.recall import RangeNeeded
 from vnafs.fuse.errno import errno_of
 from vnafs.fuse.invalidation import Invalidations
 from vnafs.fuse.recaller import Recaller
+from vnafs.fuse.recalls import Recalls
+from vnafs.fuse.serving import MountOptions, allows_other, keep_up, together
 from vnafs.fuse.stale import clear_stale
 from vnafs.fuse.syncing import Syncing
 
@@ -43,31 +41,8 @@ _LOG = logging.getLogger(__name__)
 BLOCK_BYTES = 4096
 PREFERRED_BYTES = 1 << 20
 """Of one read or write, as programs that ask st_blksize are told."""
-RECALLS_PER_OPEN_MAX = 3
-HELD_LOOK_SECONDS = 0.01
-"""Between two tries of a writer that is held."""
-UPKEEP_STEPS_MAX = 32
-"""In one turn, so that upkeep never takes more than a part of the loop's time."""
 _P = ParamSpec("_P")
 _R = TypeVar("_R")
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class MountOptions:
-    """How the tree is mounted; the defaults suit one machine."""
-
-    allow_other: bool | None = None
-    """Other users may enter; None: when we run as root, who needs no configuration for it."""
-    cache_seconds: float = 3600.0
-    """How long the kernel may keep names and attributes that it was not told to forget."""
-    requests_max: int = 512
-    """Requests in work at once, waiting ones included."""
-    recalls_waiting_max: int = 384
-    """Requests that may wait for a recall at once; the next one gets EAGAIN, so that others still find a turn."""
-    reap_seconds: float = 1.0
-    """How often local bytes of removed files are given back to the disk, and what failed is tried again."""
-    admission: Admission = dataclasses.field(default_factory=Admission)
-    """Who may make bytes come back."""
 
 
 def answered(method: Callable[_P, Coroutine[Any, Any, _R]]) -> Callable[_P, Coroutine[Any, Any, _R]]:
@@ -135,10 +110,9 @@ class Pyfuse3Engine(pyfuse3.Operations):
     def __init__(self, filesystem: Filesystem, recaller: Recaller, syncing: Syncing, options: MountOptions) -> None:
         super().__init__()
         self._fs = filesystem
-        self._recaller = recaller
+        self._recalls = Recalls(filesystem, recaller, options)
         self._syncing = syncing
         self._options = options
-        self._recalls_waiting = 0
         self._missing = pyfuse3.EntryAttributes()
         self._missing.st_ino = 0
         self._missing.entry_timeout = options.cache_seconds
@@ -170,53 +144,6 @@ class Pyfuse3Engine(pyfuse3.Operations):
         if position is not None:
             await self._syncing.until(position)
 
-    # -- recall ---------------------------------------------------------------------------------------------
-
-    async def _with_bytes(self, call: Callable[[], _R], caller: Caller) -> _R:
-        """The result of a call that may need all bytes of a stub first."""
-        for _ in range(RECALLS_PER_OPEN_MAX):
-            try:
-                return await self._let_through(call)
-            except RecallNeeded as needed:
-                self._admit(caller)
-                await self._waiting(functools.partial(self._recaller.recall, needed.inode, needed.version))
-                what = needed.inode
-        raise RecallFailed(what=f"inode {what}", why="it was evicted again each time")
-
-    def _admit(self, caller: Caller) -> None:
-        admission = self._options.admission
-        admission.counted(lambda: admission.check(caller))
-
-    def _admitted(self, handle: Handle, caller: Caller) -> Handle:
-        """A handle; of a stub that is read by range only for who may make bytes come back."""
-        if handle.file.descriptor < 0:
-            try:
-                self._admit(caller)
-            except BaseException:
-                self._fs.release(handle)
-                raise
-        return handle
-
-    async def _let_through(self, call: Callable[[], _R]) -> _R:
-        """The result of a call that may find writers held. The tree sees to it that they are not for long."""
-        while True:
-            try:
-                return call()
-            except WritersHeld as held:
-                await trio.sleep(min(held.seconds, HELD_LOOK_SECONDS))
-
-    async def _waiting(self, bring: Callable[[], Awaitable[_R]]) -> _R:
-        if self._recalls_waiting >= self._options.recalls_waiting_max:
-            raise pyfuse3.FUSEError(errno.EAGAIN)
-        self._recalls_waiting += 1
-        try:
-            return await bring()
-        except RecallRefused as refused:
-            self._options.admission.note(refused)
-            raise
-        finally:
-            self._recalls_waiting -= 1
-
     # -- names ----------------------------------------------------------------------------------------------
 
     @answered
@@ -246,13 +173,11 @@ class Pyfuse3Engine(pyfuse3.Operations):
             mtime_ns=wanted.st_mtime_ns if fields.update_mtime else None,
         )
         number, caller = Inode(inode), _caller(context)
-        found = await self._with_bytes(lambda: self._fs.setattr(number, changes, caller), caller)
-        if fields.update_size:
-            commitment = self._fs.must_settle(number)
-            if commitment is not None:
-                await self._syncing.settle(commitment)
-        else:
-            await self._synced(inode)
+        found = await self._recalls.with_bytes(lambda: self._fs.setattr(number, changes, caller), caller)
+        settling = self._fs.must_settle if fields.update_size else self._fs.must_settle_times
+        commitment = settling(number)
+        if commitment is not None:
+            await self._syncing.settle(commitment)
         return self._entry(found)
 
     @answered_of_inode
@@ -345,8 +270,8 @@ class Pyfuse3Engine(pyfuse3.Operations):
     ) -> tuple[pyfuse3.FileInfo, pyfuse3.EntryAttributes]:
         caller = _caller(context)
         create = functools.partial(self._fs.create, Inode(parent), name, mode, flags, caller)
-        handle, made = await self._with_bytes(create, caller)
-        self._admitted(handle, caller)
+        handle, made = await self._recalls.with_bytes(create, caller)
+        self._recalls.admitted(handle, caller)
         try:
             await self._synced(parent)
         except BaseException:
@@ -357,8 +282,8 @@ class Pyfuse3Engine(pyfuse3.Operations):
     @answered_of_inode
     async def open(self, inode: int, flags: int, context: pyfuse3.RequestContext) -> pyfuse3.FileInfo:
         caller = _caller(context)
-        handle = await self._with_bytes(lambda: self._fs.open(Inode(inode), flags, caller), caller)
-        self._admitted(handle, caller)
+        handle = await self._recalls.with_bytes(lambda: self._fs.open(Inode(inode), flags, caller), caller)
+        self._recalls.admitted(handle, caller)
         if flags & (os.O_ACCMODE | os.O_TRUNC):
             try:
                 await self._synced(inode)
@@ -371,21 +296,10 @@ class Pyfuse3Engine(pyfuse3.Operations):
     @answered
     async def read(self, fh: int, offset: int, length: int) -> bytes:
         handle = self._fs.handle(fh)
-        failed: Exception | None = None
-        for _ in range(RECALLS_PER_OPEN_MAX):
-            try:
-                return self._fs.read(handle, offset, length)
-            except RangeNeeded as needed:
-                if isinstance(failed, RecallFailed):
-                    raise failed from None
-                bring = functools.partial(
-                    self._recaller.fetch_range, needed.inode, needed.version, needed.offset, needed.length
-                )
-                try:
-                    return _pread(await self._waiting(bring), needed)
-                except (FileNotFoundError, RecallFailed) as error:
-                    failed = error  # forgotten meanwhile, or no stub any more: then the bytes are here
-        raise RecallFailed(what="A part of a file", why="it was forgotten again each time")
+        try:
+            return self._fs.read(handle, offset, length)
+        except RangeNeeded:
+            return await self._recalls.read(handle, offset, length)
 
     @answered
     async def write(self, fh: int, offset: int, data: bytes) -> int:
@@ -393,7 +307,7 @@ class Pyfuse3Engine(pyfuse3.Operations):
         try:
             return self._fs.write(handle, offset, data)
         except WritersHeld:
-            return await self._let_through(lambda: self._fs.write(handle, offset, data))
+            return await self._recalls.let_through(lambda: self._fs.write(handle, offset, data))
 
     @answered
     async def flush(self, fh: int) -> None:
@@ -415,7 +329,7 @@ class Pyfuse3Engine(pyfuse3.Operations):
 
     @answered
     async def statfs(self, context: pyfuse3.RequestContext) -> pyfuse3.StatvfsData:
-        found = self._fs.statfs()
+        found = self._fs.statfs()  # pyfuse3 does not say of which inode
         data = pyfuse3.StatvfsData()
         data.f_bsize = data.f_frsize = BLOCK_BYTES
         data.f_blocks = found.total_bytes // BLOCK_BYTES
@@ -431,7 +345,7 @@ class Pyfuse3Engine(pyfuse3.Operations):
 
     @answered_of_inode
     async def listxattr(self, inode: int, context: pyfuse3.RequestContext) -> Sequence[bytes]:
-        return self._fs.listxattr(Inode(inode))
+        return self._fs.listxattr(Inode(inode), trusted=_caller(context).is_root)
 
     @answered_of_inode
     async def setxattr(self, inode: int, name: bytes, value: bytes, context: pyfuse3.RequestContext) -> None:
@@ -442,14 +356,6 @@ class Pyfuse3Engine(pyfuse3.Operations):
     async def removexattr(self, inode: int, name: bytes, context: pyfuse3.RequestContext) -> None:
         self._fs.removexattr(Inode(inode), name)
         await self._synced(inode)
-
-
-def _pread(path: str, needed: RangeNeeded) -> bytes:
-    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
-    try:
-        return os.pread(descriptor, needed.length, needed.offset)
-    finally:
-        os.close(descriptor)
 
 
 async def serve(
@@ -493,66 +399,12 @@ async def serve(
         _LOG.info("fuse.unmounted")
 
 
-async def together(main: Callable[[], Awaitable[None]], *others: Callable[[], Awaitable[None]]) -> None:
-    """Run all until *main* returns or one of them raises. Raises the VnaError that ended it, not a group of one."""
-    ended: VnaError | None = None
-    try:
-        async with trio.open_nursery() as nursery:
-            for other in others:
-                nursery.start_soon(other)
-            await main()
-            nursery.cancel_scope.cancel()
-    except ExceptionGroup as group:
-        ended = _only_error(group)
-        if ended is None:
-            raise
-    if ended is not None:
-        raise ended
-
-
-def _only_error(group: ExceptionGroup[Exception]) -> VnaError | None:
-    """The error in a group, however deep, when there is one and it is ours."""
-    errors: dict[int, Exception] = {}
-    groups = [group]
-    while groups:
-        for error in groups.pop().exceptions:
-            if isinstance(error, ExceptionGroup):
-                groups.append(error)
-            else:
-                errors[id(error)] = error  # several tasks may raise the one that ended the tree
-    [error, *more] = errors.values()
-    return error if isinstance(error, VnaError) and not more else None
-
-
 def mount_options(options: MountOptions) -> set[str]:
     """As mount.fuse3(8) takes them."""
     chosen = {"default_permissions", "nosuid", "nodev", "fsname=vnafs", "subtype=vnafs"}
-    allow_other = os.geteuid() == 0 if options.allow_other is None else options.allow_other
-    if allow_other:
+    if allows_other(options):
         chosen.add("allow_other")
     return chosen
-
-
-async def keep_up(filesystem: Filesystem, syncing: Syncing, every_seconds: float) -> None:
-    """Give local bytes back to the disk and try again what it refused, for ever.
-
-    Raises why the tree failed once it did: a tree that refuses every change must end to be started again.
-    """
-    while True:
-        await trio.sleep(every_seconds)
-        if filesystem.failure is not None:
-            raise filesystem.failure
-        try:
-            for _ in range(UPKEEP_STEPS_MAX):
-                if not filesystem.upkeep():
-                    break
-                await trio.lowlevel.checkpoint()
-            if filesystem.drops_pending:
-                await syncing.until(filesystem.engine.position)
-                while filesystem.reap():
-                    await trio.lowlevel.checkpoint()
-        except (NoSpace, TooManyOpen) as refused:
-            _LOG.warning("fuse.upkeep_postponed", extra={"why": str(refused)})
 
 
 __all__ = ["MountOptions", "Pyfuse3Engine", "keep_up", "mount_options", "serve", "together"]

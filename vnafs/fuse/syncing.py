@@ -42,9 +42,21 @@ class Syncing:
                 with trio.CancelScope(shield=True):  # the thread owns the descriptor until it is done
                     await trio.to_thread.run_sync(settle, commitment, self._engine)
         except StorageFailed as error:
-            self._filesystem.fail(error)
+            self._filesystem.unsettled(commitment, error)
             raise
         self._filesystem.settled(commitment)
+
+    async def removals(self) -> None:
+        """Local bytes that were removed stay away after loss of power too, and are forgotten. Raises StorageFailed."""
+        removed = self._filesystem.removed()
+        if not removed:
+            return
+        try:
+            await trio.to_thread.run_sync(self._filesystem.sync_places, removed)
+        except StorageFailed as error:
+            self._filesystem.fail(error)
+            raise
+        self._filesystem.forget_removed(removed)
 
     async def run(self) -> None:
         """Sync whenever somebody waits; ends with StorageFailed when the disk does."""

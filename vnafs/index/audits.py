@@ -1,4 +1,6 @@
-"""Audit: what was done about retention and holds, by whose reason. Rows are JSON; they are added and never changed.
+"""Audit: what was done about retention, holds and what else protects files, by whom and why.
+
+Rows are JSON; they are added and never changed.
 
 Reads and changes happen in the caller's transaction.
 """

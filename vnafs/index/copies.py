@@ -20,6 +20,8 @@ from vnafs.index.engine import Reader, Transaction, prefix_stop
 _RECORD = struct.Struct(">BBBQ")
 _VERSION = 1
 _ATTEMPTS = struct.Struct(">I")
+_REMOVES = b"\x01"
+"""Follows the attempts of a removal; nothing follows those of what brings a pack."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -35,17 +37,24 @@ class PackCopy:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Transfer:
-    """One T row: a pack that must reach a target, not before *due*."""
+    """One T row: a pack that must reach a target, or leave it, not before *due*."""
 
     target: int
     due: Instant
     pack: PackNumber
     attempts: int
+    is_removal: bool = False
+    """Asked for because the pack is no more. What is done follows from the pack's rows; this says how it is counted."""
 
 
 def put(tx: Transaction, copy: PackCopy) -> None:
     """Record what is known of one pack on one target."""
     _count(tx, copy.pack, copy.target, becomes=copy.state is CopyState.VERIFIED)
+    put_uncounted(tx, copy)
+
+
+def put_uncounted(tx: Transaction, copy: PackCopy) -> None:
+    """As `put`, for whoever sets the counts when all is there (`recount`)."""
     tx.put(
         keys.copy(copy.pack, copy.target),
         _RECORD.pack(_VERSION, copy.state, copy.verified_by, copy.verified),
@@ -110,23 +119,39 @@ def verified_copies(reader: Reader, packs: Iterable[PackNumber]) -> dict[int, li
 
 def enqueue(tx: Transaction, transfer: Transfer) -> None:
     """Ask for a transfer."""
+    dequeue(tx, transfer)  # what is asked for again is counted as what it is now
+    counts.add(tx, _counted_as(transfer), 1)
     key = keys.transfer(transfer.target, transfer.due, transfer.pack)
-    if tx.get(key) is None:
-        counts.add(tx, counts.waiting(transfer.target), 1)
-    tx.put(key, _ATTEMPTS.pack(transfer.attempts))
+    tx.put(key, _ATTEMPTS.pack(transfer.attempts) + (_REMOVES if transfer.is_removal else b""))
 
 
 def dequeue(tx: Transaction, transfer: Transfer) -> None:
     """The transfer is done, or was asked for again with another due time."""
     key = keys.transfer(transfer.target, transfer.due, transfer.pack)
-    if tx.get(key) is not None:
-        counts.add(tx, counts.waiting(transfer.target), -1)
+    row = tx.get(key)
+    if row is not None:
+        counts.add(tx, _counted_as(_transfer(key, bytes(row))), -1)
         tx.delete(key)
+
+
+def _counted_as(transfer: Transfer) -> str:
+    count = counts.removing if transfer.is_removal else counts.waiting
+    return count(transfer.target)
 
 
 def transfers(reader: Reader, target: int) -> Iterator[Transfer]:
     """The transfers to a target, soonest due first."""
     prefix = keys.transfers(target)
     for key, row in reader.scan(prefix, prefix_stop(prefix)):
-        number, due, pack = keys.transfer_of(key)
-        yield Transfer(number, due, pack, _ATTEMPTS.unpack(row)[0])
+        yield _transfer(key, row)
+
+
+def transfers_after(reader: Reader, after: bytes) -> Iterator[tuple[bytes, Transfer]]:
+    """The transfers to all targets with keys past *after* (empty: all), in order, each with its key."""
+    for key, row in reader.scan(after + b"\0" if after else keys.TRANSFERS, prefix_stop(keys.TRANSFERS)):
+        yield bytes(key), _transfer(key, row)
+
+
+def _transfer(key: bytes, row: bytes) -> Transfer:
+    number, due, pack = keys.transfer_of(key)
+    return Transfer(number, due, pack, _ATTEMPTS.unpack_from(row)[0], is_removal=len(row) > _ATTEMPTS.size)

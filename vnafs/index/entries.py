@@ -1,4 +1,4 @@
-"""Entries: the names in a directory, once by name for lookup and once by cookie for listing.
+"""Entries: the names in a directory, by name for lookup, by cookie for listing, and by what they are in lower case.
 
 A cookie is a number from a sequence that never repeats, so a listing that goes on from one neither skips nor
 repeats what stayed. Reads and changes happen in the caller's transaction.
@@ -6,6 +6,7 @@ repeats what stayed. Reads and changes happen in the caller's transaction.
 
 from __future__ import annotations
 
+import itertools
 import stat
 import struct
 from collections.abc import Iterable, Iterator
@@ -13,7 +14,7 @@ from typing import NamedTuple
 
 from vnafs.domain.errors import Damaged, FormatUnknown
 from vnafs.domain.ids import ROOT, Inode
-from vnafs.index import keys
+from vnafs.index import caseless, keys, migrations
 from vnafs.index.engine import Reader, Transaction, prefix_stop
 
 _HEAD = struct.Struct(">BQ")  # record version in the upper four bits, type in the lower ones; inode
@@ -69,6 +70,23 @@ def find(reader: Reader, parent: Inode, name: bytes) -> Entry | None:
     return None if value is None else decode(value)
 
 
+def find_caseless(reader: Reader, parent: Inode, name: bytes) -> bytes | None:
+    """The name in *parent* that is *name*, or differs from it in case alone; None without one.
+
+    Of several that differ so, the one in lower case, else the one that was made first.
+    """
+    folded = caseless.fold(name)
+    for other in (name, folded):
+        if reader.get(keys.entry(parent, other)) is not None:
+            return other
+    prefix = caseless.rows_of(parent, folded)
+    for key, _ in reader.scan(prefix, prefix_stop(prefix)):
+        place = reader.get(keys.cookie(parent, keys.number_of(key)))
+        if place is not None and caseless.fold(found := bytes(place[_HEAD_BYTES:])) == folded:
+            return found
+    return None
+
+
 def follow(reader: Reader, parts: Iterable[bytes]) -> Entry | None:
     """What the names of a path lead to, one after the other from the root; None without one of them.
 
@@ -104,12 +122,33 @@ def put(tx: Transaction, parent: Inode, name: bytes, entry: Entry) -> None:
         known = _HEAD.pack(_WITH_SINCE_BITS | entry.kind, entry.inode) + _SINCE.pack(entry.since_ns)
     tx.put(keys.entry(parent, name), known + cookie.to_bytes((cookie.bit_length() + 7) >> 3, "big"))
     tx.put(keys.cookie(parent, cookie), head + name)
+    folded = caseless.row_of(parent, name, cookie)
+    if folded is not None:
+        tx.put(folded, b"")
 
 
 def delete(tx: Transaction, parent: Inode, name: bytes, entry: Entry) -> None:
     """Remove a name."""
     tx.delete(keys.entry(parent, name))
     tx.delete(keys.cookie(parent, entry.cookie))
+    folded = caseless.row_of(parent, name, entry.cookie)
+    if folded is not None:
+        tx.delete(folded)
+
+
+def fold_names(tx: Transaction, at_once: int = 20_000) -> bool:
+    """A migration: names that earlier programs made are found by lower case, too; *at_once* in a step."""
+    start = migrations.resume(tx) or keys.ENTRIES
+    seen = list(itertools.islice(tx.scan(start, prefix_stop(keys.ENTRIES)), at_once))
+    for key, value in seen:
+        parent, name = keys.entry_of(key)
+        folded = caseless.row_of(parent, name, decode(value).cookie)
+        if folded is not None:
+            tx.put(folded, b"")
+    if len(seen) < at_once:
+        return True
+    migrations.set_resume(tx, bytes(seen[-1][0]) + b"\0")
+    return False
 
 
 def listing(reader: Reader, parent: Inode, after: int = 0) -> Iterator[Place]:

@@ -21,6 +21,8 @@ _EMPTIED = RecordType("emptied pack", {1: ">16s"})
 _ERASING = RecordType("erasing", {1: ">qqqQQ"})  # began, condemned, completed, feed, segment; what was found follows
 _THERE = RecordType("erasing on a target", {1: ">qqQ"})  # looked, proven, until; why not yet follows
 TARGET_BYTES = 4
+HEAD_BYTES = 64
+"""Of a D row, enough for the numbers of any version."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -96,6 +98,12 @@ def get(reader: Reader, erasure: int) -> Erasing:
         return Erasing()
     (began, condemned, completed, feed, segment), found = _ERASING.unpack(bytes(raw))
     return Erasing(Instant(began), Instant(condemned), Instant(completed), feed, segment, found)
+
+
+def is_completed(reader: Reader, erasure: int) -> bool:
+    """Whether every target was seen without it; as `get`, without what was found, which may be long."""
+    raw = reader.get(keys.erasing(erasure))
+    return raw is not None and bool(_ERASING.unpack(bytes(raw[:HEAD_BYTES]))[0][2])
 
 
 def put(tx: Transaction, erasure: int, row: Erasing) -> None:

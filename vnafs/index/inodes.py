@@ -29,7 +29,7 @@ _NO_SEAL = bytes(_SEAL.size)
 """A file's row keeps the place of its seal: a row that grew would split the full page it is in."""
 _NO_FINGERPRINT = bytes(16)
 _RDEV = struct.Struct(">Q")
-_HAS_XATTRS, _SEALED, _DEVICE, _BEFORE = 1, 2, 4, 8
+_HAS_XATTRS, _SEALED, _DEVICE, _BEFORE, _SUSPECT = 1, 2, 4, 8, 16
 _STATES = (FileState.OPEN, *FileState)  # by number; no row has 0
 _make = tuple.__new__
 
@@ -65,6 +65,8 @@ class InodeRow(NamedTuple):
     rdev: int = 0
     before: Sha256 | None = None
     """SHA-256 of the version sealed last, while this one is not; for the case that this one is lost."""
+    is_suspect: bool = False
+    """The local disk failed to keep some bytes of this version, which is OPEN and is not sealed until it is emptied."""
 
     @property
     def is_directory(self) -> bool:
@@ -82,13 +84,18 @@ class InodeRow(NamedTuple):
         return stat.S_ISLNK(self.mode)
 
 
+def bytes_used(row: InodeRow) -> int:
+    """What an inode takes of its repository's bytes: only files have any."""
+    return row.size_bytes if row.size_bytes and stat.S_ISREG(row.mode) else 0
+
+
 _STATE_AT = InodeRow._fields.index("state")
 _SIZE_AT = InodeRow._fields.index("size_bytes") + 2  # after state and flags
 
 
 def encode(row: InodeRow) -> bytes:
     """The record of one row; 101 bytes, 149 when sealed."""
-    flags = int(row.has_xattrs)
+    flags = row.has_xattrs | (_SUSPECT if row.is_suspect else 0)
     tail = b""
     if row.seal is not None:
         flags |= _SEALED
@@ -122,7 +129,17 @@ def decode(record: bytes) -> InodeRow:
         except struct.error as error:
             raise Damaged(what="an inode record") from error
     return _make(
-        InodeRow, (*fields[2:16], _STATES[fields[0]], fields[16], bool(flags & _HAS_XATTRS), seal, rdev, before)
+        InodeRow,
+        (
+            *fields[2:16],
+            _STATES[fields[0]],
+            fields[16],
+            bool(flags & _HAS_XATTRS),
+            seal,
+            rdev,
+            before,
+            bool(flags & _SUSPECT),
+        ),
     )
 
 
@@ -135,7 +152,7 @@ def find(reader: Reader, number: Inode) -> InodeRow | None:
 def find_shown(reader: Reader, number: Inode) -> InodeRow | None:
     """As `find`, for a listing: without the seal, which takes most of the time and which no listing shows.
 
-    Never store such a row; the hash sealed before is not in it either.
+    Never store such a row: the hash sealed before is not in it either, nor whether the disk kept the bytes.
     """
     record = reader.get(keys.inode(number))
     if record is None:
@@ -143,9 +160,8 @@ def find_shown(reader: Reader, number: Inode) -> InodeRow | None:
     fields, _ = _RECORD.unpack(record)
     if fields[1] & _DEVICE:
         return decode(record)
-    return _make(
-        InodeRow, (*fields[2:16], _STATES[fields[0]], fields[16], bool(fields[1] & _HAS_XATTRS), None, 0, None)
-    )
+    shown = (*fields[2:16], _STATES[fields[0]], fields[16], bool(fields[1] & _HAS_XATTRS), None, 0, None, False)
+    return _make(InodeRow, shown)
 
 
 def put(tx: Transaction, number: Inode, row: InodeRow) -> None:

@@ -7,7 +7,7 @@ Namespace environment (sole writer: mount)
 
 | key                  | value                     | why                                                              |
 |----------------------|---------------------------|------------------------------------------------------------------|
-| M name               | bytes                     | schema, epoch, fsid, reserved ranges, cursors                    |
+| M name               | bytes                     | schema, epoch, fsid, reserved ranges, cursors, counts            |
 | I inode8             | inode record              | attributes, repository, version, state, seal                     |
 | E parent8 name       | inode, cookie, type       | lookup                                                           |
 | K parent8 cookie8    | inode, type, name         | listing in order of creation; a cookie is never used twice       |
@@ -16,6 +16,7 @@ Namespace environment (sole writer: mount)
 | Q state1 due8 inode8 | version                   | what tiering works from; a file open for write waits at due max  |
 | O inode8             | nothing                   | no name left, still open: purged at last close or next start     |
 | D inode8 version8    | nothing                   | local bytes whose row is gone: removed after that commit         |
+| P inode8 version8    | repository, place         | sealed, over and not in packs yet: its local bytes stay          |
 | R inode8             | repository record         | the repository whose top directory this is                       |
 | A parent8 name 0 ended8 | past name              | what a name led to before; `vnafs.index.past`                    |
 | V inode8 version8    | past version              | what an inode was before                                         |
@@ -29,6 +30,7 @@ Namespace environment (sole writer: mount)
 | H inode8 name        | hold                      | a legal hold on a file, a directory or a repository              |
 | Y number8            | JSON                      | what was done about retention and holds, and why                 |
 | S erasure8           | erasure                   | files that are erased for good: when, why, how far               |
+| Z parent8 hash4 cookie8 | nothing                | names that are not in lower case, by it; `vnafs.index.caseless`  |
 | T erasure8 inode8 version8 | erased version      | what was erased; names it by its hash, never by a path           |
 | F seq8               | event                     | the feed                                                         |
 
@@ -45,12 +47,14 @@ Store environment (sole writer: tierd)
 | U packid16                 | pack8                  | pack id to number                                             |
 | V pack8 target8            | copy record            | what is known of a pack on a target                           |
 | B pack8 content8           | nothing                | contents at home elsewhere that need this pack                |
-| T target8 due8 pack8       | attempts               | transfers to do                                               |
+| T target8 due8 pack8       | attempts, removes      | transfers to do; those that remove say so                     |
 | G target8                  | target record          | name, identity, capabilities                                  |
 | W inode8                   | protection record      | copies of a file that stays open, as it was at some moment    |
 | Z pack8                    | condemned record       | packs nobody has whole; given up, their objects are removed   |
 | Y inode8 version8          | nothing                | restored versions of whose bytes no content is known          |
+| X inode8 version8          | nothing                | versions that the disk did not keep; the tree does not know   |
 | E pack8 erasure8           | pack id                | packs that go because erased bytes are in them                |
+| S public32                 | signer record          | each key that receipts were ever signed with, and when        |
 | D erasure8                 | erasing record         | how far an erasure is behind the tree                         |
 | D erasure8 target4         | when, and why not yet  | whether a target has been seen without it                     |
 | F seq8                     | event                  | the feed                                                      |
@@ -171,6 +175,14 @@ def cookies(parent: Inode) -> bytes:
     return _one(b"K", parent)
 
 
+def folded(parent: Inode, digest: bytes) -> bytes:
+    """Z: prefix of the names in a directory whose folded form has that digest; a cookie follows."""
+    return _one(b"Z", parent) + digest
+
+
+FOLDED = b"Z"
+
+
 def xattr(number: Inode, name: bytes) -> bytes:
     """X: one extended attribute."""
     return _one(b"X", number) + name
@@ -219,6 +231,25 @@ def dropped(number: Inode, version: Version) -> bytes:
 
 
 DROPPED = b"D"
+
+
+def unpacked(number: Inode, version: Version) -> bytes:
+    """P: local bytes that are still to be packed."""
+    return _TWO.pack(b"P", number, version)
+
+
+def unpacked_of(key: bytes) -> tuple[Inode, Version]:
+    """The inode and version of a P row."""
+    _, number, version = _TWO.unpack(key)
+    return Inode(number), Version(version)
+
+
+def unpacked_versions(number: Inode) -> bytes:
+    """P: prefix of all such versions of an inode."""
+    return _one(b"P", number)
+
+
+UNPACKED = b"P"
 
 
 def dropped_of(key: bytes) -> tuple[Inode, Version]:
@@ -506,6 +537,9 @@ def transfers(target: int) -> bytes:
     return _one(b"T", target)
 
 
+TRANSFERS = b"T"
+
+
 def transfer_of(key: bytes) -> tuple[int, Instant, PackNumber]:
     """The parts of a T row."""
     _, target, due, number = _THREE.unpack(key)
@@ -529,6 +563,19 @@ def emptied_pack(number: PackNumber) -> bytes:
 
 
 EMPTIED = b"E"
+
+
+def signer(public: bytes) -> bytes:
+    """S: one key that signs receipts, or did."""
+    return b"S" + public
+
+
+def signer_of(key: bytes) -> bytes:
+    """The public key of an S row."""
+    return key[1:]
+
+
+SIGNERS = b"S"
 
 
 def erasing(number: int) -> bytes:
@@ -577,6 +624,20 @@ def unreadable_of(key: bytes) -> tuple[Inode, Version]:
 
 
 UNREADABLE = b"Y"
+
+
+def suspect(number: Inode, version: Version) -> bytes:
+    """X: one version that the local disk did not keep."""
+    return _TWO.pack(b"X", number, version)
+
+
+def suspect_of(key: bytes) -> tuple[Inode, Version]:
+    """The version of an X key."""
+    _, number, version = _TWO.unpack(key)
+    return Inode(number), Version(version)
+
+
+SUSPECTS = b"X"
 
 
 # -- mirror --------------------------------------------------------------------------------------------------

@@ -23,6 +23,8 @@ RETENTION_TIME = "retention_time"
 """The steady clock as manifests carry it, up to an hour behind; see `vnafs.index.steady`."""
 SUPERSEDED = "superseded"
 """Why nothing may be changed any more: targets have gone on without this index."""
+ASKED = "asked"
+"""For which request of which mount the last change was made, if for one; see `vnafs.fs.takeover`."""
 
 _U64 = struct.Struct(">Q")
 

@@ -122,10 +122,11 @@ def forget_path_if_empty(tx: Transaction, folder: bytes) -> None:
     tx.delete(keys.mirror_folder(folder))
 
 
-def names_of(reader: Reader, inode: Inode) -> list[Place]:
-    """Where the mirror knows an inode."""
+def names_of(reader: Reader, inode: Inode, limit: int | None = None) -> list[Place]:
+    """Where the mirror knows an inode; at most so many places."""
     prefix = keys.mirrored_names(inode)
-    return [Place(*keys.mirrored_name_of(key)) for key, _ in reader.scan(prefix, prefix_stop(prefix))]
+    rows = itertools.islice(reader.scan(prefix, prefix_stop(prefix)), limit)
+    return [Place(*keys.mirrored_name_of(key)) for key, _ in rows]
 
 
 # -- objects -------------------------------------------------------------------------------------------------

@@ -11,7 +11,6 @@ Reads and changes happen in the caller's transaction. It decides nothing of what
 
 from __future__ import annotations
 
-import dataclasses
 import stat
 from collections.abc import Iterator
 from typing import NamedTuple
@@ -112,8 +111,7 @@ def since_of(reader: Reader, entry: Entry) -> int:
     return 0 if row is None else row.birth_ns
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class Named:
+class Named(NamedTuple):
     """What a name leads to, or led to at some moment."""
 
     name: bytes
@@ -123,30 +121,33 @@ class Named:
 
 def listing_at(reader: Reader, parent: Inode, at_ns: int, after: bytes = b"") -> Iterator[Named]:
     """The names of a directory as they were at a moment, past *after*, in byte order; lazily."""
-    live_prefix, past_prefix = keys.entries(parent), keys.past_names(parent)
-    start = live_prefix + after + b"\0" if after else live_prefix
-    live = reader.scan(start, prefix_stop(live_prefix))
-    start = past_prefix + after + b"\1" if after else past_prefix
-    past = (decode_name(key, value) for key, value in reader.scan(start, prefix_stop(past_prefix)))
+    live, past = _live_from(reader, parent, after), names_in(reader, parent, after)
     name_live, name_past = next(live, None), next(past, None)
     while name_live is not None or name_past is not None:
-        name = min(
-            *([keys.entry_of(bytes(name_live[0]))[1]] if name_live is not None else []),
-            *([name_past.name] if name_past is not None else []),
-            *([b"\xff" * (keys.NAME_BYTES_MAX + 1)]),
-        )
+        if name_live is None or (name_past is not None and name_past.name < name_live[0]):
+            name = name_past.name if name_past is not None else b""
+        else:
+            name = name_live[0]
         found: Named | None = None
         while name_past is not None and name_past.name == name:
             if found is None and name_past.since_ns <= at_ns < name_past.ended_ns:
                 found = Named(name, name_past.inode, name_past.kind)
             name_past = next(past, None)
-        if name_live is not None and keys.entry_of(bytes(name_live[0]))[1] == name:
-            entry = entries.decode(bytes(name_live[1]))
-            if found is None and since_of(reader, entry) <= at_ns:
-                found = Named(name, entry.inode, entry.kind)
+        if name_live is not None and name_live[0] == name:
+            if found is None:
+                entry = entries.decode(name_live[1])
+                if since_of(reader, entry) <= at_ns:
+                    found = Named(name, entry.inode, entry.kind)
             name_live = next(live, None)
         if found is not None:
             yield found
+
+
+def _live_from(reader: Reader, parent: Inode, after: bytes) -> Iterator[tuple[bytes, bytes]]:
+    """The names of a directory past *after*, each with its E row."""
+    prefix = keys.entries(parent)
+    for key, value in reader.scan(prefix + after + b"\0" if after else prefix, prefix_stop(prefix)):
+        yield keys.entry_of(bytes(key))[1], bytes(value)
 
 
 def find_at(reader: Reader, parent: Inode, name: bytes, at_ns: int) -> Named | None:

@@ -6,11 +6,20 @@ For tests, for archives from before there were counts, and where what is counted
 from __future__ import annotations
 
 import collections
+import dataclasses
+import itertools
+from collections.abc import Iterable
 
 from vnafs.domain.copies import CopyState
-from vnafs.index import contents, copies, counts, packs, targets
+from vnafs.domain.ids import RepositoryId
+from vnafs.index import contents, copies, counts, inodes, keys, migrations, packs, targets
 from vnafs.index.counts import Count
-from vnafs.index.engine import Reader, Transaction
+from vnafs.index.engine import Reader, Transaction, prefix_stop
+
+TRANSFERS_AT_ONCE = 10_000
+"""In one transaction of the migration."""
+INODES_AT_ONCE = 50_000
+"""The same, of that which counts what repositories have."""
 
 
 def found(reader: Reader) -> dict[str, Count]:
@@ -19,8 +28,8 @@ def found(reader: Reader) -> dict[str, Count]:
     for content in contents.every(reader):
         tally.one(counts.CONTENTS, content.size_bytes)
     for row in targets.every(reader):
-        for _ in copies.transfers(reader, row.number):
-            tally.one(counts.waiting(row.number))
+        for transfer in copies.transfers(reader, row.number):
+            tally.one((counts.removing if transfer.is_removal else counts.waiting)(row.number))
     return tally.counts()
 
 
@@ -55,6 +64,45 @@ def correct(tx: Transaction) -> bool:
     """Set all counts to what is found; always True: nothing is left to do."""
     _set(tx, found(tx), set(counts.every(tx)))
     return True
+
+
+def tell_removals_apart(tx: Transaction, at_once: int = TRANSFERS_AT_ONCE) -> bool:
+    """Transfers of packs that are no more are removals, which earlier programs did not say; *at_once* in a step."""
+    rows = itertools.islice(copies.transfers_after(tx, migrations.resume(tx)), at_once)
+    seen = list(rows)
+    for _, transfer in seen:
+        if not transfer.is_removal and packs.get(tx, transfer.pack) is None:
+            copies.enqueue(tx, dataclasses.replace(transfer, is_removal=True))
+    if len(seen) < at_once:
+        return True
+    migrations.set_resume(tx, seen[-1][0])
+    return False
+
+
+def used(rows: Iterable[tuple[bytes, bytes]]) -> dict[RepositoryId, Count]:
+    """What the inodes in *rows*, pairs of key and value, take of each repository."""
+    tally: dict[RepositoryId, Count] = {}
+    for _, value in rows:
+        row = inodes.decode(value)
+        counts.tally(tally, row.repository, inodes.bytes_used(row))
+    return tally
+
+
+def every_used(reader: Reader) -> dict[RepositoryId, Count]:
+    """What each repository has, from its inodes alone. Takes as long as there are inodes."""
+    return used(reader.scan(keys.INODES, prefix_stop(keys.INODES)))
+
+
+def count_used(tx: Transaction, at_once: int = INODES_AT_ONCE) -> bool:
+    """Of a tree from before there were such counts: what each repository has; *at_once* inodes in a step."""
+    begin = migrations.resume(tx) or keys.INODES
+    rows = list(itertools.islice(tx.scan(begin, prefix_stop(keys.INODES)), at_once))
+    for number, count in used(rows).items():
+        counts.add(tx, counts.used(number), count.rows, count.size_bytes)
+    if len(rows) < at_once:
+        return True
+    migrations.set_resume(tx, bytes(rows[-1][0]) + b"\0")
+    return False
 
 
 def correct_held(tx: Transaction) -> None:

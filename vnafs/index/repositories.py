@@ -39,6 +39,8 @@ def put(tx: Transaction, repository: Repository) -> None:
         "encrypted": repository.encrypted,
         "recall_bytes_per_day": repository.recall_bytes_per_day,
         "recall_requests_per_day": repository.recall_requests_per_day,
+        "quota_bytes": repository.quota_bytes,
+        "quota_files": repository.quota_files,
         "versions_kept_seconds": repository.versions_kept_seconds,
         "tripwire": repository.tripwire.value,
         "tripwire_per_minute": repository.tripwire_per_minute,
@@ -88,6 +90,8 @@ def _decode(number: RepositoryId, record: bytes) -> Repository:
         encrypted=bool(body.get("encrypted", False)),
         recall_bytes_per_day=body.get("recall_bytes_per_day", 0),  # older records have none
         recall_requests_per_day=body.get("recall_requests_per_day", 0),
+        quota_bytes=body.get("quota_bytes", 0),
+        quota_files=body.get("quota_files", 0),
         retention=RetentionMode(body.get("retention", RetentionMode.OFF.value)),
         retention_seconds=body.get("retention_seconds", 0),
         autocommit_seconds=body.get("autocommit_seconds", 0),

@@ -10,15 +10,20 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import NamedTuple
 
+from vnafs.domain.actors import Actor, Door
 from vnafs.domain.clock import NANOSECONDS
-from vnafs.domain.errors import Damaged
+from vnafs.domain.errors import Damaged, FormatUnknown
 from vnafs.domain.ids import Inode, Version
 from vnafs.domain.retention import Retention, RetentionMode
 from vnafs.index import keys
 from vnafs.index.engine import Reader, Transaction, prefix_stop
 from vnafs.index.records import RecordType
 
-_RETENTION = RecordType("retention", {1: ">Bqq"})  # mode, until, since
+_RETENTION = RecordType(
+    "retention",
+    {1: ">Bqq", 2: ">BqqBI"},  # mode, until, since, who: door and uid
+    upgrades={1: lambda mode, until, since: (mode, until, since, Door.UNKNOWN, 0)},
+)
 _BELOW = RecordType("retained directory", {1: ">q"})
 _COMMITTING = RecordType("commit queue", {1: ">Iq"})  # version, time of the last change
 _MODES = (RetentionMode.GOVERNANCE, RetentionMode.COMPLIANCE)  # numbered from 1; the numbers never change meaning
@@ -39,16 +44,22 @@ def find(reader: Reader, inode: Inode) -> Retention | None:
 
 def decode(raw: bytes) -> Retention:
     """What a W row says. Raises FormatUnknown, Damaged."""
-    (mode, until, since), _ = _RETENTION.unpack(bytes(raw))
+    (mode, until, since, door, uid), _ = _RETENTION.unpack(bytes(raw))
     if not 1 <= mode <= len(_MODES):
         raise Damaged(what="a retention record")
-    return Retention(_MODES[mode - 1], until, since)
+    if door >= len(Door):
+        raise FormatUnknown(what="the door in a retention record", found=door, known=len(Door) - 1)
+    return Retention(_MODES[mode - 1], until, since, Actor(Door(door), uid))
 
 
 def put(tx: Transaction, inode: Inode, retention: Retention) -> None:
-    """Commit a file, or give it another date; whether that may be is the caller's to know."""
+    """Commit a file, or give it another date; whether that may be is the caller's to know.
+
+    Of who did it the row keeps the door and the number of the user.
+    """
     mode = _MODES.index(retention.mode) + 1
-    tx.put(keys.retention(inode), _RETENTION.pack(mode, retention.until_ns, retention.since_ns))
+    by = retention.by
+    tx.put(keys.retention(inode), _RETENTION.pack(mode, retention.until_ns, retention.since_ns, by.door, by.uid))
 
 
 def forget(tx: Transaction, inode: Inode) -> bool:

@@ -59,13 +59,16 @@ def made(reader: Reader, repository: RepositoryId, was: Inode) -> Inode | None:
     return None if value is None else Inode(_NUMBER.unpack(value)[0])
 
 
-def forget_made(tx: Transaction, repository: RepositoryId, limit: int) -> bool:
-    """Forget some of that; whether there may be more."""
-    prefix = keys.rollings(repository, Rolling.MADE)
-    found = [bytes(key) for key, _ in itertools.islice(tx.scan(prefix, prefix_stop(prefix)), limit)]
+def forget_made(tx: Transaction, repository: RepositoryId, first: Inode, limit: int) -> Inode | None:
+    """Forget some of that, from inode *first* of the past on; where there may be more, or None.
+
+    Whoever began at the first each time would pass all that is gone already again and again.
+    """
+    start, stop = keys.rolling(repository, Rolling.MADE, first), prefix_stop(keys.rollings(repository, Rolling.MADE))
+    found = [bytes(key) for key, _ in itertools.islice(tx.scan(start, stop), limit)]
     for key in found:
         tx.delete(key)
-    return len(found) == limit
+    return Inode(keys.number_of(found[-1]) + 1) if len(found) == limit else None
 
 
 def put_counts(tx: Transaction, repository: RepositoryId, counts: Mapping[str, int]) -> None:

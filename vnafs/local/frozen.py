@@ -5,6 +5,10 @@ it began, and none in part. Elsewhere the bytes are read, and trusted only if th
 before and after. A kernel stamps files with a clock that ticks every few milliseconds, so a fingerprint is taken
 only when it has been the same for longer than a tick: the next write must then show.
 
+Of a file that is never left alone, and whose writers nobody can hold, the bytes are read until two readings, one
+after the other, find the same: then all of them were there at once in between, but for a byte that was changed and
+changed back.
+
 Stores through a shared mapping show where they meet a page that was written back before, because that asks the file
 system to make it writable again, which moves the times; so what is dirty is synced first. A copy of a mapped file
 holds what its program had msynced, and any part of what it had not.
@@ -17,24 +21,22 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import errno
-import fcntl
 import os
 from collections.abc import Callable, Iterator
 
 from vnafs.domain.clock import Clock
 from vnafs.domain.errors import NoSpace
 from vnafs.domain.files import Fingerprint
+from vnafs.local import cloning
 from vnafs.local.spool import fingerprint_of, local_error
+from vnafs.local.syncing import sync_bytes
 
-FICLONE = 0x40049409
-"""_IOW(0x94, 9, int), linux/fs.h"""
-CHUNK_BYTES = 8 * 1024 * 1024
-"""Between two looks at whether the file was changed, or the time is up."""
 TICK_SECONDS = 0.02
 """Longer than the coarsest kernel clock that files are stamped with (CONFIG_HZ=100)."""
+READINGS_MAX = 4
+"""Of a file that is never left alone, after the first."""
+COMPARED_BYTES = 1024 * 1024
 UNKNOWN = Fingerprint(0, 0, 0)
-_NO_CLONES = frozenset({errno.EOPNOTSUPP, errno.EXDEV, errno.EINVAL, errno.ENOTTY, errno.ENOSYS, errno.EPERM})
 _HERE = os.O_CLOEXEC | os.O_NOFOLLOW
 
 
@@ -76,20 +78,15 @@ class FrozenCopies:
             path = os.path.join(self._folder, name)
             mark = self._settled(reading)
             with self._making(path) as writing:
-                try:
-                    fcntl.ioctl(writing, FICLONE, reading)
-                except OSError as error:
-                    if error.errno in _NO_CLONES:
-                        os.unlink(path)
-                        return None
-                    raise
+                if not cloning.clone(reading, writing):
+                    os.unlink(path)
+                    return None
             return FrozenCopy(path, mark or UNKNOWN, os.fstat(reading).st_mtime_ns)
 
     def copy(self, source: str, name: str, *, seconds_max: float) -> FrozenCopy | None:
         """The file, read while nobody wrote. None when somebody did, or it took longer than *seconds_max*."""
         deadline = self._clock.monotonic() + seconds_max
         with _failing("copying a local file"), _opened(source) as reading:
-            os.fdatasync(reading)
             before = self._settled(reading)
             if before is None:
                 return None
@@ -97,8 +94,8 @@ class FrozenCopies:
             path = os.path.join(self._folder, name)
             with self._making(path) as writing:
                 os.ftruncate(writing, before.size_bytes)
-                for offset, length in _chunks(reading, before.size_bytes):
-                    _transfer(reading, writing, offset, length)
+                for offset, length in cloning.runs(reading, before.size_bytes):
+                    cloning.transfer(reading, writing, offset, length)
                     late = self._clock.monotonic() > deadline or self._stopping()
                     if late or fingerprint_of(os.fstat(reading)) != before:
                         break
@@ -107,6 +104,43 @@ class FrozenCopies:
                     os.unlink(path)
                     return None
             return FrozenCopy(path, before, before.mtime_ns)
+
+    def copy_while_written(self, source: str, name: str, *, seconds_max: float) -> FrozenCopy | None:
+        """What the file has now, read twice alike while others write.
+
+        What grows behind its end of now is not looked at. None when two readings were never the same, or it took
+        longer than *seconds_max*.
+        """
+        deadline = self._clock.monotonic() + seconds_max
+        with _failing("copying a local file that is being written"), _opened(source) as reading:
+            found = os.fstat(reading)
+            self._claim(found.st_blocks * 512)
+            path = os.path.join(self._folder, name)
+            with self._making(path) as writing:
+                os.ftruncate(writing, found.st_size)
+                for offset, length in cloning.runs(reading, found.st_size):
+                    cloning.transfer(reading, writing, offset, length)
+                for _ in range(READINGS_MAX):
+                    alike = self._reads_alike(reading, writing, found.st_size, deadline)
+                    if alike is None:
+                        break
+                    if alike:
+                        return FrozenCopy(path, fingerprint_of(found), found.st_mtime_ns)
+                os.unlink(path)
+                return None
+
+    def _reads_alike(self, reading: int, writing: int, size_bytes: int, deadline: float) -> bool | None:
+        """Whether the source has what the copy has; the copy gets what is new. None when it is given up."""
+        alike = True
+        for offset in range(0, size_bytes, COMPARED_BYTES):
+            length = min(COMPARED_BYTES, size_bytes - offset)
+            data = os.pread(reading, length, offset)
+            if len(data) < length or self._clock.monotonic() > deadline or self._stopping():
+                return None  # it was cut short
+            if data != os.pread(writing, length, offset):
+                os.pwrite(writing, data, offset)
+                alike = False
+        return alike
 
     def remove(self, copy: FrozenCopy) -> None:
         """A copy is not needed any more. Idempotent."""
@@ -143,8 +177,10 @@ class FrozenCopies:
 
 @contextlib.contextmanager
 def _opened(source: str) -> Iterator[int]:
+    """To read it, once the disk has what was written until now. Raises Suspect."""
     descriptor = os.open(source, os.O_RDONLY | os.O_NONBLOCK | _HERE)
     try:
+        sync_bytes(descriptor, "a file that stays open")
         yield descriptor
     finally:
         os.close(descriptor)
@@ -156,30 +192,3 @@ def _failing(doing: str) -> Iterator[None]:
         yield
     except OSError as error:
         raise local_error(error, doing) from error
-
-
-def _chunks(descriptor: int, size_bytes: int) -> Iterator[tuple[int, int]]:
-    """Runs of data up to CHUNK_BYTES each; holes stay holes."""
-    offset = 0
-    while offset < size_bytes:
-        try:
-            offset = os.lseek(descriptor, offset, os.SEEK_DATA)
-            stop = min(os.lseek(descriptor, offset, os.SEEK_HOLE), size_bytes)
-        except OSError as error:
-            if error.errno == errno.ENXIO:  # a hole up to the end
-                return
-            raise
-        while offset < stop:
-            yield offset, min(CHUNK_BYTES, stop - offset)
-            offset += CHUNK_BYTES
-        offset = stop
-
-
-def _transfer(reading: int, writing: int, offset: int, length: int) -> None:
-    os.lseek(writing, offset, os.SEEK_SET)
-    while length > 0:
-        done = os.sendfile(writing, reading, offset, length)
-        if not done:
-            return  # it became shorter, which its fingerprint says too
-        offset += done
-        length -= done

@@ -9,6 +9,7 @@ import os
 import stat
 
 from vnafs.domain.errors import ConfigurationInvalid
+from vnafs.local.replacement import replace
 from vnafs.local.spool import fsync_directory, local_error
 
 KEYRING = "keyring"
@@ -34,13 +35,7 @@ def save(folder: str, data: bytes) -> None:
     """Replace the keyring. Raises NoSpace, StorageFailed."""
     try:
         os.makedirs(folder, mode=0o700, exist_ok=True)
-        path = os.path.join(folder, KEYRING)
-        with open(os.open(f"{path}.new", os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.rename(f"{path}.new", path)
-        fsync_directory(folder)
+        replace(os.path.join(folder, KEYRING), data, mode=0o600)
     except OSError as problem:
         raise local_error(problem, "writing the keyring") from problem
 

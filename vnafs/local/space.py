@@ -85,6 +85,12 @@ class Space:
         self._credit_bytes = self._room.free_bytes - self._reserve_bytes
         return self._room
 
+    def has_room(self, wanted_bytes: int) -> bool:
+        """Whether a claim of so much would be granted; claims nothing."""
+        if self._clock.monotonic() - self._known_at > self._fresh_seconds:
+            self.room()
+        return wanted_bytes <= self._credit_bytes
+
     def claim(self, wanted_bytes: int) -> None:
         """A writer is about to use *wanted_bytes*. Raises NoSpace while acknowledged bytes are still safe."""
         if wanted_bytes > self._credit_bytes or self._clock.monotonic() - self._known_at > self._fresh_seconds:

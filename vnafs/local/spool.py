@@ -1,5 +1,8 @@
 """The spool: local bytes of every file that has any, one plain file at (inode, version).
 
+Bytes of a version that is over may also lie beside, as a copy: at the version that `copy_of` says, in a folder of
+copies. There a start finds every one of them.
+
 It knows no names, rows or states; whoever calls decides what should exist. Calls may block on the local disk but on
 nothing else. Nothing here is durable until a descriptor and its directory were synced, which callers ask for.
 
@@ -10,19 +13,24 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import logging
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from vnafs.domain.errors import Damaged, FileTooBig, NoSpace, StorageFailed, TooManyOpen, VnaError
 from vnafs.domain.files import Fingerprint
 from vnafs.domain.ids import Inode, Version
+from vnafs.local import cloning
 
 _LOG = logging.getLogger(__name__)
 
 FILES_PER_DIRECTORY_BITS = 12
 QUARANTINE = "quarantine"
+COPIES = "copies"
+_COPY = 1 << 62
+"""More than any file has versions."""
 _DIRECTORIES_KNOWN_MAX = 4096
 _BASE = os.O_CLOEXEC | os.O_NOFOLLOW
 
@@ -43,6 +51,23 @@ def local_error(error: OSError, doing: str) -> VnaError:
     return StorageFailed(doing=doing, why=os.strerror(error.errno or errno.EIO))
 
 
+def sync_error(error: OSError, doing: str) -> TooManyOpen | StorageFailed:
+    """The same of a sync: what it did not keep is lost, whatever the reason, unless it was never begun."""
+    if error.errno in (errno.EMFILE, errno.ENFILE):
+        return TooManyOpen(limit="as many as the system allows")
+    return StorageFailed(doing=doing, why=error.strerror or str(error))
+
+
+def copy_of(version: Version) -> Version:
+    """The place of a copy of a version's bytes."""
+    return Version(version | _COPY)
+
+
+def original_of(place: Version) -> Version:
+    """The version whose bytes are at a place."""
+    return Version(place & ~_COPY)
+
+
 def fsync_directory(path: str) -> None:
     """Make the names in a directory survive loss of power. Raises OSError."""
     descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -59,6 +84,8 @@ class Spool:
         self.directory = directory
         self._quarantine = os.path.join(directory, QUARANTINE)
         self._known: dict[str, None] = {}
+        self._clones = True
+        """Nobody heard yet that the file system cannot."""
         try:
             os.makedirs(self._quarantine, mode=0o700, exist_ok=True)
         except OSError as error:
@@ -73,6 +100,8 @@ class Spool:
 
     def local_path(self, inode: Inode, version: Version) -> str:
         """Where the bytes of one version are, if they are; a pure function."""
+        if version >= _COPY:
+            return f"{self.directory}/{COPIES}/{inode:x}.{version:x}"
         group = inode >> FILES_PER_DIRECTORY_BITS
         return f"{self.directory}/{group & 0xFF:02x}/{group:x}/{inode:x}.{version:x}"
 
@@ -105,6 +134,30 @@ class Spool:
         except OSError as error:
             raise local_error(error, "opening a local file") from error
 
+    def is_in_use(self, inode: Inode, version: Version) -> bool:
+        """Whether any process has local bytes open or mapped, if only to read them; False when there are none.
+
+        Where the kernel reads a local file by itself, a mapping outlives the close that we are told of. A lease for
+        writing is granted only while nobody has the file (fcntl(2), F_SETLEASE); it is given back at once. Its break
+        sends SIGIO, which whoever asks ignores.
+        """
+        try:
+            descriptor = os.open(self.local_path(inode, version), os.O_RDONLY | _BASE)
+        except FileNotFoundError:
+            return False
+        except OSError as error:
+            raise local_error(error, "opening a local file") from error
+        try:
+            fcntl.fcntl(descriptor, fcntl.F_SETLEASE, fcntl.F_WRLCK)
+            fcntl.fcntl(descriptor, fcntl.F_SETLEASE, fcntl.F_UNLCK)
+        except BlockingIOError:
+            return True
+        except OSError as error:
+            raise local_error(error, "asking who has a local file") from error
+        finally:
+            os.close(descriptor)
+        return False
+
     def stat(self, inode: Inode, version: Version) -> os.stat_result | None:
         """What the local file system says of one version, or None when it has no bytes here."""
         try:
@@ -129,6 +182,49 @@ class Spool:
             raise Damaged(what=f"inode {inode} version {version} (its local bytes are missing)") from error
         except OSError as error:
             raise local_error(error, "beginning a version") from error
+
+    def clone(self, inode: Inode, version: Version) -> bool:
+        """Make a copy of a version's bytes that shares its blocks; False where the file system cannot."""
+        if not self._clones:
+            return False
+        with self._copying(inode, version) as (reading, writing):
+            self._clones = cloning.clone(reading, writing)
+        if not self._clones:
+            self.remove(inode, copy_of(version))
+        return self._clones
+
+    def copy(self, inode: Inode, version: Version) -> None:
+        """Make a copy of a version's bytes, which takes as long as they take to copy."""
+        with self._copying(inode, version) as (reading, writing):
+            size_bytes = os.fstat(reading).st_size
+            os.ftruncate(writing, size_bytes)
+            for offset, length in cloning.runs(reading, size_bytes):
+                cloning.transfer(reading, writing, offset, length)
+
+    @contextlib.contextmanager
+    def _copying(self, inode: Inode, version: Version) -> Iterator[tuple[int, int]]:
+        """The bytes of a version and a new, empty copy; nothing of it is left when the block fails."""
+        place = copy_of(version)
+        self.remove(inode, place)  # of an attempt that failed: nobody's
+        reading = self.open(inode, version, write=False)
+        try:
+            os.makedirs(os.path.join(self.directory, COPIES), mode=0o700, exist_ok=True)
+            writing = os.open(self.local_path(inode, place), os.O_RDWR | os.O_CREAT | os.O_EXCL | _BASE, 0o600)
+            try:
+                yield reading, writing
+            except OSError:
+                self.remove(inode, place)
+                raise
+            finally:
+                os.close(writing)
+        except OSError as error:
+            raise local_error(error, "copying local bytes") from error
+        finally:
+            os.close(reading)
+
+    def copies(self) -> Iterator[tuple[Inode, Version]]:
+        """Every copy that there is, by its place."""
+        yield from _places(os.path.join(self.directory, COPIES))
 
     def adopt(self, inode: Inode, version: Version, staged: str, *, sync: bool) -> Fingerprint:
         """A complete file from elsewhere on this disk becomes the bytes of a version.
@@ -159,6 +255,16 @@ class Spool:
             raise local_error(error, "removing a local file") from error
         return True
 
+    def sync_places(self, places: Iterable[tuple[Inode, Version]]) -> None:
+        """What was made or removed at these places is so after loss of power too. Blocks; any thread."""
+        for directory in {os.path.dirname(self.local_path(inode, version)) for inode, version in places}:
+            try:
+                fsync_directory(directory)
+            except FileNotFoundError:
+                continue  # nothing was ever there
+            except OSError as error:
+                raise sync_error(error, "syncing the spool") from error
+
     def quarantine(self, inode: Inode, version: Version) -> None:
         """Put a file that no row names where nobody reuses it and an administrator can look."""
         path = self.local_path(inode, version)
@@ -181,13 +287,7 @@ class Spool:
 
     def versions_near(self, inode: Inode) -> Iterator[tuple[Inode, Version]]:
         """Every version in the directory that *inode* belongs to: at most some thousands."""
-        with contextlib.suppress(FileNotFoundError), os.scandir(self.local_directory(inode)) as found:
-            for item in found:
-                number, _, version = item.name.partition(".")
-                try:
-                    yield Inode(int(number, 16)), Version(int(version, 16))
-                except ValueError:
-                    _LOG.warning("spool.stranger", extra={"near_inode": inode})
+        yield from _places(self.local_directory(inode))
 
     def _make_directory(self, directory: str) -> None:
         if directory in self._known:
@@ -204,6 +304,16 @@ class Spool:
         if len(self._known) >= _DIRECTORIES_KNOWN_MAX:
             self._known.pop(next(iter(self._known)))
         self._known[directory] = None
+
+
+def _places(folder: str) -> Iterator[tuple[Inode, Version]]:
+    with contextlib.suppress(FileNotFoundError), os.scandir(folder) as found:
+        for item in found:
+            number, _, version = item.name.partition(".")
+            try:
+                yield Inode(int(number, 16)), Version(int(version, 16))
+            except ValueError:
+                _LOG.warning("spool.stranger", extra={"folder": os.path.basename(folder)})
 
 
 def is_plain(found: os.stat_result) -> bool:

@@ -9,14 +9,22 @@ from __future__ import annotations
 
 import ctypes
 import dataclasses
+import errno
 import logging
 import os
 from collections.abc import Callable
 
 from vnafs.domain.clock import Clock, Instant
+from vnafs.domain.errors import Suspect
 
 log = logging.getLogger(__name__)
 
+_LIBC = ctypes.CDLL(None, use_errno=True)
+_LIBC.sync_file_range.argtypes = (ctypes.c_int, ctypes.c_int64, ctypes.c_int64, ctypes.c_uint)
+_NOWHERE = 1 << 62
+"""Behind the end that any file can have."""
+_WAIT_BEFORE = 1
+"""SYNC_FILE_RANGE_WAIT_BEFORE (include/uapi/linux/fs.h)."""
 TICK_NANOSECONDS = 20_000_000
 """More than the coarsest kernel clock that files are stamped with (CONFIG_HZ=100)."""
 
@@ -33,6 +41,30 @@ class Synced:
         return self.after < changed < self.before
 
 
+def sync_bytes(descriptor: int, what: str, *, times: bool = False) -> None:
+    """fdatasync(2); with *times*, which that may leave, fsync(2).
+
+    Raises Suspect when the disk did not keep everything, which Linux says once and never again.
+    """
+    try:
+        (os.fsync if times else os.fdatasync)(descriptor)
+    except OSError as error:
+        raise Suspect(what=what, why=error.strerror or str(error)) from error
+
+
+def check_kept(descriptor: int, what: str) -> None:
+    """Raises Suspect when Linux failed to write bytes of a file back since *descriptor* was opened.
+
+    Starts no writing and waits for none: sync_file_range(2) of a place where no byte can be gives its answer alone.
+    Whoever synced by another descriptor, as msync(2) and O_SYNC do, has had that answer, and later openers get none.
+    """
+    if _LIBC.sync_file_range(descriptor, _NOWHERE, 1, _WAIT_BEFORE) == 0:
+        return
+    number = ctypes.get_errno()
+    if number in (errno.EIO, errno.ENOSPC, errno.EDQUOT):
+        raise Suspect(what=what, why=os.strerror(number))
+
+
 class FileSystemSync:
     """Syncs the file system of one directory. One thread.
 
@@ -44,7 +76,6 @@ class FileSystemSync:
         self._failed = failed
         self._note = note
         self._descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        self._libc = ctypes.CDLL(None, use_errno=True)
 
     def sync(self) -> Synced:
         """Put everything written so far on stable storage, and say what that may be believed of."""
@@ -58,7 +89,7 @@ class FileSystemSync:
         return Synced(before, self._failed)
 
     def _call(self, descriptor: int) -> None:
-        if self._libc.syncfs(descriptor) != 0:
+        if _LIBC.syncfs(descriptor) != 0:
             number = ctypes.get_errno()
             raise OSError(number, os.strerror(number))
 

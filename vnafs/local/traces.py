@@ -11,6 +11,7 @@ import os
 from collections.abc import Callable, Collection, Iterator
 
 from vnafs.domain.ids import Inode, Version
+from vnafs.local.spool import copy_of
 
 
 class Traces:
@@ -27,7 +28,8 @@ class Traces:
             with contextlib.suppress(OSError):
                 os.unlink(path)
         left = sum(1 for _ in self._of(inodes))
-        return left + sum(os.path.lexists(self._local_path(inode, version)) for inode, version in versions)
+        places = ((inode, place) for inode, version in versions for place in (version, copy_of(version)))
+        return left + sum(os.path.lexists(self._local_path(inode, place)) for inode, place in places)
 
     def _of(self, inodes: Collection[Inode]) -> Iterator[str]:
         for folder in self._folders:

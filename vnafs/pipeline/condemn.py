@@ -106,6 +106,8 @@ class Condemner:
         if not self._may_go(pack, FileState.SEALED):
             return False
         self._faults.reach("condemn.taken_back")
+        # while its row is there a restart leaves the file alone
+        self._shelf.set_aside(pack, "its local file is wrong, and no target has it; its files were packed again")
         if not self._forget(pack):
             return False
         self._faults.reach("condemn.forgotten")
@@ -173,7 +175,7 @@ class Condemner:
             doomed.forget(tx, pack)
             for target in targets.current(tx):
                 # what was brought there is looked at in its turn, and removed if it is wrong
-                copies.enqueue(tx, copies.Transfer(target, now, pack.number, 0))
+                copies.enqueue(tx, copies.Transfer(target, now, pack.number, 0, is_removal=True))
         self._store.sync(self._store.position)
         return True
 

@@ -11,6 +11,7 @@ import dataclasses
 import threading
 
 from vnafs.content import packfile
+from vnafs.content.bases import Bases
 from vnafs.domain.files import Seal
 from vnafs.domain.ids import Inode, PackId, PackNumber, Sha256, Span, Version
 from vnafs.domain.recipes import PieceRef, Recipe
@@ -45,6 +46,7 @@ class FilledPack:
         self.began = began
         self.contents: dict[Sha256, Pending] = {}
         self.pieces: dict[Sha256, PieceRef] = {}
+        self.bases = Bases()
 
 
 class Domain:

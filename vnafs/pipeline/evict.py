@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from vnafs.domain.clock import Clock
 from vnafs.domain.copies import Copy
 from vnafs.domain.errors import DaemonUnreachable, NotFound, VnaError
-from vnafs.domain.eviction import YES, Decision, may_evict
+from vnafs.domain.eviction import OPEN, YES, Decision, may_evict
 from vnafs.domain.faults import Faults
 from vnafs.domain.files import Candidate, FileFacts, FileState, Proposal, Verdict
 from vnafs.domain.ids import Inode, Version
@@ -26,9 +26,11 @@ BATCH = 64
 SCANNED_MAX = 100_000
 """Rows that one round looks at, so that files nobody may evict cannot hold a round for ever."""
 
+AGAIN_SECONDS = 0.05
+WAIT_SECONDS_MAX = 10.0
 MISSING = Decision(yes=False, why="there is no such file any more")
 WHY = {
-    Verdict.BUSY: "somebody has it open",
+    Verdict.BUSY: OPEN.why,
     Verdict.GONE: "it was changed or removed meanwhile",
     Verdict.KEPT: "it was changed or removed meanwhile",
     Verdict.CHANGED: "its local bytes are not those that were copied; it is copied again",
@@ -78,17 +80,26 @@ class Evictor:
         self._clock = clock
         self._faults = faults
 
-    def evict_many(self, inodes: Sequence[Inode]) -> list[Decision]:
+    def evict_many(self, inodes: Sequence[Inode], *, wait_seconds: float = 0.0) -> list[Decision]:
         """Evict files now; one decision for each, in order. One file's trouble is its own decision.
 
-        Raises DaemonUnreachable.
+        What somebody has open is tried again for *wait_seconds* at most: Linux tells of a close after close(2) has
+        returned. Raises DaemonUnreachable.
         """
-        decisions: list[Decision] = []
+        found = self._evict(list(dict.fromkeys(inodes)))
+        ends = self._clock.monotonic() + min(wait_seconds, WAIT_SECONDS_MAX)
+        while (busy := [one for one, decision in found.items() if decision == OPEN]) and self._clock.monotonic() < ends:
+            self._clock.sleep(AGAIN_SECONDS)
+            found |= self._evict(busy)
+        return [found[inode] for inode in inodes]
+
+    def _evict(self, inodes: Sequence[Inode]) -> dict[Inode, Decision]:
+        found: dict[Inode, Decision] = {}
         for begin in range(0, len(inodes), BATCH):
             asked = [(inode, *self._decide(inode)) for inode in inodes[begin : begin + BATCH]]
             done = self._give_up([(inode, facts.version) for inode, facts, _ in asked if facts is not None])
-            decisions += [done.get(inode, decision) for inode, _, decision in asked]
-        return decisions
+            found.update((inode, done.get(inode, decision)) for inode, _, decision in asked)
+        return found
 
     def _decide(self, inode: Inode) -> tuple[FileFacts | None, Decision]:
         """Whether a file may go, with what is known of it if its local bytes are to go now."""

@@ -14,7 +14,7 @@ from collections.abc import Callable
 
 from vnafs.content import crypt, keyring, manifest
 from vnafs.content.crypt import Cipher, Key
-from vnafs.content.keyring import Unlocked
+from vnafs.content.keyring import SigningKey, Unlocked
 from vnafs.domain.clock import Clock
 from vnafs.domain.copies import Capabilities
 from vnafs.domain.envelopes import Envelope, KeyId
@@ -22,6 +22,7 @@ from vnafs.domain.errors import (
     Busy,
     Damaged,
     FormatUnknown,
+    InvalidArgument,
     KeyMissing,
     KeyWrong,
     ObjectArchived,
@@ -66,7 +67,11 @@ class Keys:
     def _use(self, unlocked: Unlocked) -> None:
         self._unlocked = unlocked
         self._known = unlocked.every()
-        self._latest = {wrapped.repository: self._known[wrapped.id] for wrapped in unlocked.keyring.keys}
+        self._latest = {
+            wrapped.repository: self._known[wrapped.id]
+            for wrapped in unlocked.keyring.keys
+            if wrapped.id in self._known
+        }
 
     def _change(self, unlocked: Unlocked) -> None:
         """Needs the lock."""
@@ -87,7 +92,12 @@ class Keys:
             return manifest.Keys(self._latest[keyring.MANIFESTS], self._known)
 
     def rotate(self, repository: RepositoryId) -> Key:
-        """A new key for all that is written from now on; what is written already stays as it is, and readable."""
+        """A new key for all that is written from now on; what is written already stays as it is, and readable.
+
+        Raises InvalidArgument for the key that signs receipts, which changes only when all are renewed.
+        """
+        if repository == keyring.RECEIPTS:
+            raise InvalidArgument(why="the key that signs receipts changes only with `vna key renew`")
         with self._lock:
             return self._add(repository)
 
@@ -101,6 +111,22 @@ class Keys:
             if self._unlocked is not unlocked:
                 raise Busy(what="The keyring", why="it changed at the same moment; try again")
             self._change(renewed)
+
+    def signing(self) -> list[SigningKey]:
+        """The keys that sign receipts, the oldest first; the last one does from now on. None before one was made."""
+        with self._lock:
+            return self._unlocked.signing()
+
+    def make_signing(self, taken: SigningKey | None = None) -> None:
+        """A key that signs receipts from now on: a new one, or one that was kept elsewhere so far."""
+        with self._lock:
+            now = self._clock.now()
+            if taken is None:
+                changed = self._unlocked.with_key(keyring.RECEIPTS, now, self._random)
+            else:
+                changed = self._unlocked.with_signing(taken, now, self._random)
+            if changed is not self._unlocked:
+                self._change(changed)
 
     def _add(self, repository: RepositoryId) -> Key:
         self._change(self._unlocked.with_key(repository, self._clock.now(), self._random))

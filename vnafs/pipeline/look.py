@@ -1,12 +1,14 @@
 """Look: find versions that are due, have what was written to them put on stable storage, and hand them to workers.
 
-Reads queue rows, a bounded number at a time; knows nothing of what is done with a version. One thread calls `look`;
-workers take what was found. Syncing a busy disk takes its time, so nothing else waits for this thread.
+Also those that are over and still to be packed. Reads queue rows, a bounded number at a time; knows nothing of what is
+done with a version. One thread calls `look`; workers take what was found. Syncing a busy disk takes its time, so
+nothing else waits for this thread.
 """
 
 from __future__ import annotations
 
 import queue
+from collections.abc import Callable
 
 from vnafs.domain.clock import NANOSECONDS, Clock, Instant
 from vnafs.domain.files import Candidate, FileState
@@ -58,6 +60,7 @@ class Lookout:
         if self._clock.monotonic() >= self._sealed_look:
             # rows of versions that were in hand when a daemon died, and of packs that were lost
             self._dispatch(FileState.SEALED, ANY_TIME)
+            self._begin(self._fresh(self._unpacked, None))
             self._dispatch_set_back()
             self._sealed_look = self._clock.monotonic() + SEALED_LOOK_SECONDS
 
@@ -82,7 +85,15 @@ class Lookout:
         self._disk.close()
 
     def _dispatch(self, state: FileState, until: Instant, after: Candidate | None = None) -> None:
-        found = self._fresh(state, until, after)
+        def waiting(after: Candidate | None) -> list[Candidate]:
+            return self._namespace.waiting(state, until=until, limit=CANDIDATES_MAX, after=after)
+
+        self._begin(self._fresh(waiting, after))
+
+    def _unpacked(self, after: Candidate | None) -> list[Candidate]:
+        return self._namespace.unpacked(limit=CANDIDATES_MAX, after=after)
+
+    def _begin(self, found: list[Candidate]) -> None:
         if not found:
             return
         synced = self._disk.sync()  # one for all of them
@@ -95,12 +106,14 @@ class Lookout:
         latest = self._clock.now() + int((self._quiet_seconds + SET_BACK_SECONDS) * NANOSECONDS)
         self._dispatch(FileState.OPEN, ANY_TIME, Candidate(Inode(0), Version(0), FileState.OPEN, Instant(latest)))
 
-    def _fresh(self, state: FileState, until: Instant, after: Candidate | None) -> list[Candidate]:
-        """Versions that are due and not in hand, as many as there is room for: the next look finds the others."""
+    def _fresh(
+        self, waiting: Callable[[Candidate | None], list[Candidate]], after: Candidate | None
+    ) -> list[Candidate]:
+        """Versions that wait and not in hand, as many as there is room for: the next look finds the others."""
         room = CANDIDATES_MAX - self._found.qsize()
         found: list[Candidate] = []
         while len(found) < room:
-            batch = self._namespace.waiting(state, until=until, limit=CANDIDATES_MAX, after=after)
+            batch = waiting(after)
             found += self._flights.fresh(batch)
             if len(batch) < CANDIDATES_MAX:
                 break

@@ -14,7 +14,7 @@ from vnafs.domain.events import Event
 from vnafs.domain.files import Candidate, FileFacts, FileState
 from vnafs.domain.ids import ROOT, Inode, RepositoryId, Version
 from vnafs.domain.repositories import Repository
-from vnafs.index import entries, feeds, inodes, keys, queue, repositories, xattrs
+from vnafs.index import entries, feeds, inodes, keys, queue, repositories, unpacked, xattrs
 from vnafs.index.engine import Engine, Reader
 from vnafs.index.past import PastVersion, find_version
 from vnafs.index.returned import Returned, some
@@ -57,6 +57,17 @@ class Namespace:
         with self._engine.read() as reader:
             return queue.count(reader, state, limit)
 
+    def unpacked(self, *, limit: int, after: Candidate | None = None) -> list[Candidate]:
+        """Versions that are over and still to be packed; *after* is the last one seen before."""
+        with self._engine.read() as reader:
+            found = unpacked.some(reader, limit, after=None if after is None else (after.inode, after.version))
+            return [Candidate(one.inode, one.version, FileState.SEALED, Instant(0)) for one in found]
+
+    def count_unpacked(self, *, limit: int) -> int:
+        """How many of those there are, counted up to *limit*."""
+        with self._engine.read() as reader:
+            return unpacked.count(reader, limit)
+
     def facts(self, inode: Inode) -> FileFacts:
         """One file. Raises NotFound."""
         with self._engine.read() as reader:
@@ -80,13 +91,19 @@ class Namespace:
     def described(self, inode: Inode) -> Described:
         """One file with what a pack says of it. Raises NotFound."""
         with self._engine.read() as reader:
-            row = _row(reader, inode)
-            path = _path(reader, inode, row)
-            tags: dict[bytes, bytes] = {}
-            if row.has_xattrs:
-                for name in xattrs.names(reader, inode):
-                    tags[name] = xattrs.find(reader, inode, name) or b""
-            return Described(_facts(inode, row), row, path, tags)
+            return _described(reader, inode, _row(reader, inode))
+
+    def to_pack(self, inode: Inode, version: Version) -> tuple[Described, Version]:
+        """A version with local bytes, its file's or over, and their place in the spool. Raises NotFound."""
+        with self._engine.read() as reader:
+            row = inodes.find(reader, inode)
+            if row is not None and row.version == version:
+                return _described(reader, inode, row), version
+            left, past = unpacked.find(reader, inode, version), find_version(reader, inode, version)
+            if left is None or past is None:
+                raise NotFound(what=f"local bytes of inode {inode} version {version}")
+            tags = _xattrs(reader, inode) if past.is_last and past.row.has_xattrs else {}
+            return Described(_facts(inode, past.row), past.row, b"", tags), left.place
 
     def events(self, cursor: int, limit: int) -> list[tuple[int, Event]]:
         """What changed from number *cursor* on. Raises CursorBehind, CursorAhead."""
@@ -119,6 +136,15 @@ def _row(reader: Reader, inode: Inode) -> inodes.InodeRow:
     return row
 
 
+def _described(reader: Reader, inode: Inode, row: inodes.InodeRow) -> Described:
+    tags = _xattrs(reader, inode) if row.has_xattrs else {}
+    return Described(_facts(inode, row), row, _path(reader, inode, row), tags)
+
+
+def _xattrs(reader: Reader, inode: Inode) -> dict[bytes, bytes]:
+    return {name: xattrs.find(reader, inode, name) or b"" for name in xattrs.names(reader, inode)}
+
+
 def _facts(inode: Inode, row: inodes.InodeRow) -> FileFacts:
     return FileFacts(
         inode=inode,
@@ -131,6 +157,7 @@ def _facts(inode: Inode, row: inodes.InodeRow) -> FileFacts:
         handles_open=0,
         mtime_ns=row.mtime_ns,
         path_hint=b"",
+        is_suspect=row.is_suspect,
     )
 
 

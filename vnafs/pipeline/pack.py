@@ -14,6 +14,8 @@ import threading
 from collections.abc import Callable, Iterable, Iterator
 
 from vnafs.content import packfile, splitters
+from vnafs.content.bases import Bases
+from vnafs.content.codecs import Encoded
 from vnafs.content.crypt import Cipher
 from vnafs.content.encoder import Encoder
 from vnafs.domain.clock import Clock
@@ -22,7 +24,7 @@ from vnafs.domain.errors import KeyMissing, NoSpace, StorageFailed
 from vnafs.domain.faults import Faults
 from vnafs.domain.files import Seal
 from vnafs.domain.ids import PackId, PackNumber, RepositoryId, Sha256, new_pack_id
-from vnafs.domain.recipes import PIECE_LOOKUP_BYTES_MIN, Cut, PieceRef, Recipe
+from vnafs.domain.recipes import PIECE_LOOKUP_BYTES_MIN, Cut, PieceKind, PieceRef, Recipe
 from vnafs.domain.repositories import Repository
 from vnafs.index import contents, packs, pieces
 from vnafs.index.engine import Engine
@@ -216,14 +218,19 @@ class Packer:
         shared = cut.length_bytes >= PIECE_LOOKUP_BYTES_MIN
         if shared and (known := self._known(domain, sha256)) is not None:
             return known
-        encoded = self._encoder.encode(raw, cut.kind, cut.raster)
+        bases, leaning = self._leaning_on_header(domain, raw, cut)
+        encoded = leaning or self._encoder.encode(raw, cut.kind, cut.raster)
         with domain.lock:
             if shared and (known := self._pending_piece(domain, sha256)) is not None:
                 return known
             with self._appending(domain) as pack:
+                if leaning is not None and bases is not pack.bases:
+                    # the pack with its base was closed meanwhile; once a pack, at most, for each worker
+                    encoded = self._encoder.encode(raw, cut.kind, cut.raster)
                 ref = pack.writer.append_piece(
                     encoded.data, raw_bytes=cut.length_bytes, codec=encoded.codec, kind=cut.kind, sha256=sha256
                 )
+            pack.bases.add(ref, raw)
             if shared:
                 pack.pieces[sha256] = ref
             full = self._detach_full(domain)
@@ -231,6 +238,15 @@ class Packer:
             self._recorder.close(domain)
         self._faults.reach("pack.appended")
         return ref
+
+    @staticmethod
+    def _leaning_on_header(domain: Domain, raw: bytes | memoryview, cut: Cut) -> tuple[Bases | None, Encoded | None]:
+        """A header as what differs from another one in the open pack, if that is worth it, and the headers there."""
+        if cut.kind is not PieceKind.DICOM_HEADER:
+            return None, None
+        with domain.lock:
+            bases = None if domain.open is None else domain.open.bases
+        return bases, None if bases is None else bases.lean(raw)
 
     def _known(self, domain: Domain, sha256: Sha256) -> PieceRef | None:
         with domain.lock:

@@ -1,9 +1,10 @@
 """Protect: copy files that nobody lets be sealed, because somebody has them open for ever, as they are at a moment.
 
 Finds versions that stay OPEN, remembers since when (`index.protections`), and makes a content of what their bytes are
-now: from a clone, from a read during which nobody wrote, or from one during which writers were held. The tree is told
-nothing: the file stays OPEN, nothing is evicted for such a copy, and it is dropped once the file has copies of its
-own. Nothing here holds up sealing: one file at a time, in a thread of its own, only while packs find room.
+now: from a clone, from a read during which nobody wrote, from one during which writers were held, or from two that
+found the same. The tree is told nothing: the file stays OPEN, nothing is evicted for such a copy, and it is dropped
+once the file has copies of its own. Nothing here holds up sealing: one file at a time, in a thread of its own, only
+while packs find room.
 
 One thread calls `step`; any thread may read `standing`. Every row is on stable storage before what it replaces is
 forgotten.
@@ -19,7 +20,7 @@ from collections.abc import Callable, Iterable
 
 from vnafs.domain.clock import NANOSECONDS, Clock, Instant
 from vnafs.domain.copies import Copy
-from vnafs.domain.errors import NotFound, VnaError
+from vnafs.domain.errors import NotFound, Suspect, VnaError
 from vnafs.domain.faults import Faults
 from vnafs.domain.files import Candidate, FileState, Fingerprint, Seal, Verdict
 from vnafs.domain.ids import Inode, RepositoryId, Version
@@ -34,6 +35,7 @@ from vnafs.pipeline.hints import hints_of
 from vnafs.pipeline.namespace import Described, Namespace
 from vnafs.pipeline.pack import Packer
 from vnafs.pipeline.seal import Reading
+from vnafs.pipeline.suspects import Suspects
 from vnafs.pipeline.tree import Tree
 
 log = logging.getLogger(__name__)
@@ -71,6 +73,8 @@ class Standing:
     with_copy: int = 0
     copy_oldest_seconds: float = 0.0
     """Age of the oldest copy among those that were changed since."""
+    suspects: int = 0
+    """Files of which the local disk did not keep all bytes, closed or not."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -134,6 +138,7 @@ class Protector:
         copies: FrozenCopies,
         settings: ProtectorSettings,
         *,
+        suspects: Suspects,
         local_path: Callable[[Inode, Version], str],
         ready: Callable[[], bool],
         clock: Clock,
@@ -158,6 +163,8 @@ class Protector:
         self._failures: dict[Inode, tuple[int, float]] = {}
         """How often in a row a file could not be copied, and when to try again."""
         self._standing = Standing()
+        self._suspects = suspects
+        self._suspects_seen = 0
 
     @property
     def standing(self) -> Standing:
@@ -179,6 +186,7 @@ class Protector:
 
     def _look(self) -> None:
         now = self._clock.now()
+        self._suspects_seen = 0
         waiting = self._waiting(now)
         with self._store.read() as reader:
             known = list(protections.every(reader))
@@ -207,9 +215,11 @@ class Protector:
 
     def _file(self, inode: Inode) -> InodeRow | None:
         try:
-            return self._namespace.row(inode)
+            row = self._namespace.row(inode)
         except NotFound:
             return None
+        self._suspects_seen += row.is_suspect
+        return row
 
     def _found(self, strangers: set[tuple[Inode, Version]], now: Instant) -> Iterable[Protection]:
         """Rows for files that were open at the last look too."""
@@ -275,7 +285,9 @@ class Protector:
         self._due = collections.deque(inode for _, inode in sorted(due))
         followed_now = {row.inode for row in rows}
         self._failures = {inode: known for inode, known in self._failures.items() if inode in followed_now}
-        self._standing = Standing(without.count, without.oldest_seconds, with_copy.count, with_copy.oldest_seconds)
+        self._standing = Standing(
+            without.count, without.oldest_seconds, with_copy.count, with_copy.oldest_seconds, self._suspects_seen
+        )
 
     def _mark(self, row: Protection) -> Fingerprint | None:
         try:
@@ -321,8 +333,14 @@ class Protector:
         file = described.row
         if row is None or file.version != row.version or file.state is not FileState.OPEN or not file.nlink:
             return True  # the next look follows it
+        if file.is_suspect or (inode, row.version) in self._suspects:
+            return True  # what is read of it need not be what was written
         taken = self._clock.now()
-        copy = self._freeze(inode, row.version)
+        try:
+            copy = self._freeze(inode, row.version)
+        except Suspect as problem:
+            self._suspects.add(inode, row.version, problem)
+            return True
         if copy is None:
             log.warning("protect.changes_too_fast", extra={"inode": inode, "version": row.version})
             return False
@@ -351,8 +369,11 @@ class Protector:
         return copy or self._freeze_held(inode, version, path, name)
 
     def _freeze_held(self, inode: Inode, version: Version, path: str, name: str) -> FrozenCopy | None:
-        """The same while its writers wait."""
-        if self._hold_seconds_max <= 0 or self._tree.hold(inode, version) is not Verdict.DONE:
+        """The same while its writers wait; of those who cannot be held, what two readings find alike."""
+        verdict = self._tree.hold(inode, version)
+        if verdict is Verdict.UNHELD:
+            return self._copies.copy_while_written(path, name, seconds_max=COPY_SECONDS_MAX)
+        if verdict is not Verdict.DONE:
             return None
         self._faults.reach("protect.held")
         try:

@@ -19,8 +19,10 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
+from typing import TypeVar
 
-from vnafs.content import packfile
+from vnafs.content import bases, packfile
+from vnafs.content.bases import Base
 from vnafs.content.crypt import Cipher
 from vnafs.domain.clock import Clock
 from vnafs.domain.errors import (
@@ -35,7 +37,7 @@ from vnafs.domain.errors import (
 )
 from vnafs.domain.faults import Faults
 from vnafs.domain.ids import Inode, PackId, RepositoryId, Sha256, Span, Version
-from vnafs.domain.recipes import EMPTY, PIECE_BYTES_MAX, PieceRef, Recipe
+from vnafs.domain.recipes import EMPTY, PIECE_BYTES_MAX, Codec, PieceRef, Recipe
 from vnafs.index import contents, packs
 from vnafs.index.engine import Engine
 from vnafs.local.spool import local_error
@@ -43,6 +45,7 @@ from vnafs.pipeline.keys import Keys
 from vnafs.pipeline.shelf import Shelf
 
 log = logging.getLogger(__name__)
+_T = TypeVar("_T")
 
 AHEAD_MAX = 64
 """Packs that wait to be fetched ahead; more are not worth remembering."""
@@ -51,6 +54,8 @@ RANGES_MAX = 64
 RECIPES_MAX = 256
 CIPHERS_MAX = 1024
 """Of packs that were read last: unwrapping a data key takes as long as decrypting 100 KB."""
+BASES_MAX = 64
+"""Of headers that were read last, which the others of their study lean on: 64 KiB each at most."""
 AHEAD_AT_ONCE_MAX = 4
 HEAVY_BYTES = 8 * 1024 * 1024
 """A file that needs more of a pack than this waits for the whole pack instead of asking for its part."""
@@ -102,6 +107,7 @@ class Recaller:
         self._folder = folder
         self._keys = keys
         self._ciphers: collections.OrderedDict[PackId, Cipher] = collections.OrderedDict()
+        self._bases: collections.OrderedDict[tuple[PackId, Base], bytes] = collections.OrderedDict()
         self._taking_room = taking_room
         self._parts_bytes_max = parts_bytes_max
         self._parts_bytes = 0
@@ -116,7 +122,7 @@ class Recaller:
         self._run_id = os.urandom(4).hex()
         self._serial = 0
         self._generation = 0
-        """Of recipes: how often contents moved."""
+        """Of recipes and bases: how often contents moved."""
         self._stopping = False
         self._staged: dict[str, float] = {}
         os.makedirs(folder, mode=0o700, exist_ok=True)
@@ -173,6 +179,8 @@ class Recaller:
         needed: collections.Counter[PackId] = collections.Counter()
         for ref in recipe.pieces:
             needed[ref.pack] += ref.stored_bytes
+            if ref.codec is Codec.ZSTD_AFTER_BASE:
+                needed[ref.pack] += bases.RAW_BYTES_MAX  # how long its base is only the piece knows
         far_bytes = sum(
             stored_bytes for pack, stored_bytes in needed.items() if not self._shelf.is_near(self._pack(pack))
         )
@@ -271,16 +279,56 @@ class Recaller:
     def _decoded(self, pack: packs.Pack, ref: PieceRef, stored: bytes | memoryview, *, recalls: bool = True) -> bytes:
         """The raw bytes of a piece, from any other copy if these are wrong."""
         cipher = self._cipher(pack)
+
+        def opened(stored: bytes | memoryview) -> bytes:
+            return packfile.open_piece(ref, stored, lambda base: self._base(pack, base, recalls=recalls), cipher)
+
+        return self._right("a piece", pack, Span(ref.offset, ref.stored_bytes), opened, stored, recalls=recalls)
+
+    def _base(self, pack: packs.Pack, base: Base, *, recalls: bool) -> bytes:
+        """The raw bytes of a base, kept for the next header; likewise."""
+        with self._lock:
+            generation = self._generation
+            known = self._bases.get((pack.id, base))
+            if known is not None:
+                self._bases.move_to_end((pack.id, base))
+                return known
+        cipher = self._cipher(pack)
+
+        def opened(stored: bytes | memoryview) -> bytes:
+            return packfile.open_base(base, stored, cipher)
+
+        span = Span(base.offset, base.stored_bytes)
+        stored = self._shelf.read(pack, span, recalls=recalls)
+        raw = self._right("a base", pack, span, opened, stored, recalls=recalls)
+        with self._lock:
+            if generation == self._generation:  # as with recipes
+                self._bases[pack.id, base] = raw
+            while len(self._bases) > BASES_MAX:
+                self._bases.popitem(last=False)
+        return raw
+
+    def _right(
+        self,
+        what: str,
+        pack: packs.Pack,
+        span: Span,
+        opened: Callable[[bytes | memoryview], _T],
+        stored: bytes | memoryview,
+        *,
+        recalls: bool,
+    ) -> _T:
+        """What is stored at *span* opened, from any other copy where *stored* is wrong. Raises Damaged."""
         try:
-            return packfile.open_piece(ref, stored, cipher)
+            return opened(stored)
         except Damaged:
-            log.error("recall.damaged_piece", extra={"pack": ref.pack.hex(), "offset": ref.offset})  # noqa: TRY400 - the next copy decides
+            log.error("recall.damaged", extra={"what": what, "pack": pack.id.hex(), "offset": span.offset})  # noqa: TRY400 - the next copy decides
         for read in self._shelf.others(pack, recalls=recalls):
             try:
-                return packfile.open_piece(ref, read(Span(ref.offset, ref.stored_bytes)), cipher)
+                return opened(read(span))
             except (TargetError, Damaged):
-                log.warning("recall.copy_failed", extra={"pack": ref.pack.hex()})
-        raise Damaged(what=f"a piece in pack {ref.pack.hex()}")
+                log.warning("recall.copy_failed", extra={"pack": pack.id.hex()})
+        raise Damaged(what=f"{what} in pack {pack.id.hex()}")
 
     def _pack(self, identity: PackId) -> packs.Pack:
         with self._store.read() as reader:
@@ -340,22 +388,14 @@ class Recaller:
     def _read_recipe(self, home: packs.Pack, content: contents.Content, *, recalls: bool) -> Recipe:
         cipher = self._cipher(home)
 
-        def matches(data: bytes) -> Recipe:
+        def matches(data: bytes | memoryview) -> Recipe:
             recipe = packfile.open_recipe(content.recipe, data, home.id, cipher)
             if recipe.sha256 != content.sha256 or recipe.size_bytes != content.size_bytes:
                 raise Damaged(what=f"a recipe in pack {home.id.hex()}")
             return recipe
 
-        try:
-            return matches(self._shelf.read(home, content.recipe, recalls=recalls))
-        except Damaged:
-            log.error("recall.damaged_recipe", extra={"pack": home.id.hex()})  # noqa: TRY400 - the next copy decides
-        for read in self._shelf.others(home, recalls=recalls):
-            try:
-                return matches(read(content.recipe))
-            except (TargetError, Damaged):
-                log.warning("recall.copy_failed", extra={"pack": home.id.hex()})
-        raise Damaged(what=f"a recipe in pack {home.id.hex()}")
+        stored = self._shelf.read(home, content.recipe, recalls=recalls)
+        return self._right("a recipe", home, content.recipe, matches, stored, recalls=recalls)
 
     def check(self, sha256: Sha256, repository: RepositoryId) -> int:
         """Read a content from where it is stored and compare all of it; the bytes read. Raises like recall."""
@@ -484,6 +524,7 @@ class Recaller:
         with self._lock:
             self._generation += 1
             self._recipes.clear()
+            self._bases.clear()
             ranged = list(self._ranged.values())
         for one in ranged:
             with one.lock:

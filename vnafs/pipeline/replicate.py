@@ -37,6 +37,9 @@ from vnafs.domain.locks import Lock
 from vnafs.index import condemned, copies, packs, targets
 from vnafs.index.condemned import Asked, Removal, Stage
 from vnafs.index.engine import Engine
+from vnafs.local.quarantine import Quarantine
+from vnafs.local.turns import go_behind
+from vnafs.pipeline.aside import about_pack, from_target, keep_object
 from vnafs.pipeline.shelf import Shelf
 from vnafs.targets.discarding import discard
 from vnafs.targets.port import Target
@@ -80,7 +83,7 @@ class Replicator:
 
     *prepare* brings what a target needs before its first pack; *verified* is told of each pack whose copy was just
     recorded, *lost* that a copy counts no more; *doubt* is asked about a pack that did not get there and says whether
-    it was given up.
+    it was given up. What is wrong there is kept in *quarantine* before it is replaced.
     """
 
     def __init__(  # noqa: PLR0913 - a stage's parts and exits, each named where it is wired
@@ -98,6 +101,7 @@ class Replicator:
         verified: Callable[[PackNumber], None],
         lost: Callable[[], None],
         doubt: Doubt,
+        quarantine: Quarantine,
         fatal: Callable[[BaseException], None],
         lock: Lock | None = None,
     ) -> None:
@@ -114,6 +118,7 @@ class Replicator:
         self._verified = verified
         self._lost = lost
         self._doubt = doubt
+        self._quarantine = quarantine
         self._fatal = fatal
         self._capabilities: Capabilities | None = None
         self._changed = threading.Condition()
@@ -180,6 +185,7 @@ class Replicator:
     # -- the threads -----------------------------------------------------------------------------------------
 
     def _run(self) -> None:
+        go_behind()
         try:
             while not self._stopping:
                 if not self.step():
@@ -323,6 +329,7 @@ class Replicator:
         number = pack.number
         capabilities = self.capabilities()
         name = pack_object_name(pack.id)
+        was_there = self._was_there(number, name)
         self._faults.reach("replicate.started")
         try:
             with self._shelf.body(pack, besides=self.number) as body:
@@ -335,17 +342,38 @@ class Replicator:
             # it differs from what was put; which of the two is wrong is another question
             try:
                 return verify(self.target, name, pack.size_bytes, pack.sha256, capabilities)
-            except Damaged:
+            except Damaged as problem:
+                self._set_aside(pack, name, problem)
                 self._discard(number, name)
                 raise
         self._faults.reach("replicate.uploaded")
         try:
             how = verify(self.target, name, pack.size_bytes, pack.sha256, capabilities)
-        except Damaged:
+        except Damaged as problem:
+            if was_there:
+                self._set_aside(pack, name, problem)
             self._discard(number, name)
             raise
         self._faults.reach("replicate.verified")
         return how
+
+    def _was_there(self, number: PackNumber, name: ObjectName) -> bool:
+        """Whether something is at *name* that was a copy once: what garbles our own bytes on their way is no loss."""
+        with self._store.read() as reader:
+            if all(copy.target != self.number for copy in copies.of_pack(reader, number)):
+                return False
+        try:
+            self.target.evidence(name)
+        except VnaError:
+            return False
+        return True
+
+    def _set_aside(self, pack: packs.Pack, name: ObjectName, problem: Damaged) -> None:
+        """Keep what is there and wrong; of what cannot be deleted once in the life of a process."""
+        with self._changed:
+            if pack.number in self._staying:
+                return
+        keep_object(self._quarantine, self.target, name, about_pack(pack, from_target(self.target), str(problem)))
 
     def _discard(self, number: PackNumber, name: ObjectName) -> None:
         """What is at *name* is ours by its name, wrong, and counts for nothing: the next attempt puts it again."""
@@ -448,7 +476,7 @@ class Replicator:
                 self.health = Health(reachable=False, why=str(problem), since=since)
         with self._store.write() as tx:
             copies.dequeue(tx, transfer)
-            copies.enqueue(tx, copies.Transfer(self.number, due, transfer.pack, transfer.attempts + 1))
+            copies.enqueue(tx, dataclasses.replace(transfer, due=due, attempts=transfer.attempts + 1))
 
 
 def _pause_seconds(failures: int, asked: object) -> float:

@@ -19,7 +19,7 @@ from collections.abc import Callable, Mapping, Sequence
 from vnafs.content.encoder import Attempts, Encoder, NoAttempts
 from vnafs.domain.clock import NANOSECONDS, Clock, Instant
 from vnafs.domain.copies import Capabilities, Copy
-from vnafs.domain.errors import NoSpace, NotFound, VnaError
+from vnafs.domain.errors import NoSpace, NotFound, Suspect, VnaError
 from vnafs.domain.faults import Faults
 from vnafs.domain.files import Candidate, FileFacts, FileState, Proposal, Verdict
 from vnafs.domain.ids import Inode, PackNumber, TargetName, Version
@@ -27,7 +27,9 @@ from vnafs.index.engine import Engine
 from vnafs.index.targets import TargetRow
 from vnafs.local.attempts import AttemptsFile
 from vnafs.local.frozen import FrozenCopies
+from vnafs.local.quarantine import Quarantine, QuarantineSettings
 from vnafs.local.syncing import Synced
+from vnafs.local.turns import go_behind
 from vnafs.pipeline import replicated
 from vnafs.pipeline.budgets import Budgets
 from vnafs.pipeline.condemn import Condemner
@@ -52,6 +54,7 @@ from vnafs.pipeline.room import Room
 from vnafs.pipeline.seal import Gone, Later, reading
 from vnafs.pipeline.settings import Destination, TieringSettings
 from vnafs.pipeline.shelf import Shelf
+from vnafs.pipeline.suspects import Suspects
 from vnafs.pipeline.thawing import Thaws
 from vnafs.pipeline.tree import Tree
 from vnafs.pipeline.uses import Uses
@@ -100,12 +103,19 @@ class Tiering:
         """Why nothing goes on but recalls, or nothing."""
         self._stopping = threading.Event()
         self._flights = Flights(clock)
+        self._suspects = Suspects(store, tree)
         self._lookout = Lookout(store, namespace, self._flights, settings.spool_folder, settings.quiet_seconds, clock)
         self._pack_not_before = clock.monotonic()
         self._fleet = Fleet(store, made=self._replicator, begin=self._begin, changed=self._targets_changed, clock=clock)
         self.room = Room(self._marks, shed=self._shed, evict=self._evict)
         self.budgets = Budgets(store, namespace.repository, clock)
         self.thaws = Thaws(store, clock)
+        self.quarantine = Quarantine(
+            settings.quarantine_folder,
+            QuarantineSettings(settings.quarantine_bytes_max, settings.quarantine_kept_seconds, settings.reserve_bytes),
+            clock=clock,
+            faults=faults,
+        )
         self.shelf = Shelf(
             settings.packs_folder,
             settings.recall_cache_folder,
@@ -116,6 +126,7 @@ class Tiering:
             cache_bytes_max=settings.recall_cache_bytes_max,
             budgets=self.budgets,
             thaws=self.thaws,
+            quarantine=self.quarantine,
         )
         self.recaller = Recaller(
             store,
@@ -189,6 +200,7 @@ class Tiering:
                 stopping=self._stopping.is_set,
             ),
             ProtectorSettings(settings.unprotected_seconds_max, settings.hold_seconds_max),
+            suspects=self._suspects,
             local_path=local_path,
             ready=self.may_pack,
             clock=clock,
@@ -295,6 +307,7 @@ class Tiering:
             verified=self._verified,
             lost=self._reconciler.ask,
             doubt=self._condemner.doubt,
+            quarantine=self.quarantine,
             fatal=self._fatal,
             lock=destination.lock,
         )
@@ -328,6 +341,7 @@ class Tiering:
             return
         self.packer.close_aged()
         self._flights.tidy()
+        self._suspects.tell()
         self._proposer.add(self._flights.unsaid())
         try:
             self._reconciler.step()
@@ -354,6 +368,7 @@ class Tiering:
     # -- sealing -----------------------------------------------------------------------------------------------
 
     def _seal_on(self) -> None:
+        go_behind()
         while (found := self._lookout.take()) is not None and not self._stopping.is_set():
             self._take(*found)
 
@@ -370,7 +385,7 @@ class Tiering:
             self._flights.land(candidate.inode, candidate.version)
             return
         try:
-            later = self._seal(candidate, synced)
+            later = self._sealed(candidate, synced)
         except (VnaError, OSError) as problem:
             # one file's trouble is no other's: it comes back, and the log says why
             log.warning("seal.later", extra={"inode": candidate.inode, "why": str(problem)})
@@ -380,18 +395,28 @@ class Tiering:
             if isinstance(later, Later):
                 self._postpone(candidate, later.due)
 
+    def _sealed(self, candidate: Candidate, synced: Synced) -> Later | Gone | None:
+        try:
+            return self._seal(candidate, synced)
+        except Suspect as problem:
+            self._suspects.add(candidate.inode, candidate.version, problem)
+            return Gone()
+
     def _seal(self, candidate: Candidate, synced: Synced) -> Later | Gone | None:
         """None when the version is in hand of the packer."""
         try:
-            described = self._namespace.described(candidate.inode)
+            described, place = self._namespace.to_pack(candidate.inode, candidate.version)
             repository = self._namespace.repository(described.facts.repository)
         except NotFound:
             return Gone()
+        if self._suspects.is_full or (candidate.inode, candidate.version) in self._suspects:
+            return Later("the tree does not know yet what the disk did not keep", self._soon())
         with reading(
             candidate,
             described.facts,
-            self._local_path(candidate.inode, candidate.version),
-            quiet_seconds=self._settings.quiet_seconds,
+            self._local_path(candidate.inode, place),
+            # nobody writes to a copy of a version that is over
+            quiet_seconds=self._settings.quiet_seconds if place == candidate.version else 0.0,
             synced=synced,
             clock=self._clock,
             faults=self._faults,
@@ -423,6 +448,7 @@ class Tiering:
     # -- files that stay open ----------------------------------------------------------------------------------
 
     def _protect_on(self) -> None:
+        go_behind()
         while not self._stopping.wait(PROTECT_LOOK_SECONDS):
             while not self._stopping.is_set() and self.protector.step():
                 pass
@@ -430,6 +456,7 @@ class Tiering:
     def may_pack(self) -> bool:
         """Whether what nobody waits for would find room in packs and a target to go to."""
         is_room = not self.stalled and self._waiting.have_room()
+        is_room = is_room and not self._suspects.is_full
         return is_room and self._clock.monotonic() >= self._pack_not_before and bool(self.replicators())
 
     # -- proposing ---------------------------------------------------------------------------------------------
@@ -448,8 +475,10 @@ class Tiering:
         )
         for proposal, verdict in zip(batch, verdicts, strict=True):
             done = verdict is Verdict.DONE
-            if proposal.seal is None or (proposal.state is FileState.SEALED and done):
+            if proposal.seal is None:
                 continue
+            if proposal.state is FileState.SEALED and verdict in {Verdict.DONE, Verdict.KEPT}:
+                continue  # still on its way into a pack
             self._flights.land(proposal.inode, proposal.version, proposal.seal)
             if proposal.state is FileState.PACKED and done:
                 packed.append(proposal)

@@ -22,7 +22,7 @@ from vnafs.domain.faults import Faults
 from vnafs.domain.files import Candidate, FileFacts, FileState, Seal
 from vnafs.domain.ids import Sha256
 from vnafs.local.spool import fingerprint_of
-from vnafs.local.syncing import Synced
+from vnafs.local.syncing import Synced, sync_bytes
 
 log = logging.getLogger(__name__)
 
@@ -40,7 +40,7 @@ class Later:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Gone:
-    """The version is no longer the file's, or is sealed already: there is nothing to do."""
+    """The version is no longer the file's, is sealed already, or must not be: there is nothing to do."""
 
 
 class Reading:
@@ -101,9 +101,9 @@ def reading(
 ) -> Iterator[Reading | Later | Gone]:
     """Begin to seal one version; yields a Reading when its bytes may be read now.
 
-    What *synced* covers is known to be on stable storage. Raises OSError when the disk does not keep the rest.
+    What *synced* covers is known to be on stable storage. Raises Suspect when the disk does not keep the rest.
     """
-    if facts.version != candidate.version or facts.state is not candidate.state:
+    if facts.version != candidate.version or facts.state is not candidate.state or facts.is_suspect:
         yield Gone()
         return
     now = clock.now()
@@ -132,7 +132,7 @@ def reading(
             yield Later("not quiet yet", Instant(touched + int(quiet_seconds * NANOSECONDS)))
             return
         if not synced.covers(touched):
-            os.fdatasync(descriptor)
+            sync_bytes(descriptor, f"inode {candidate.inode}")
         faults.reach("seal.leased")
         yield Reading(candidate, facts, descriptor, faults)
     finally:

@@ -20,6 +20,7 @@ class TieringSettings:
     staging_folder: str
     recall_cache_folder: str
     frozen_folder: str
+    quarantine_folder: str
     quiet_seconds: float
     unprotected_seconds_max: float
     hold_seconds_max: float
@@ -37,6 +38,8 @@ class TieringSettings:
     low_watermark_percent: float
     reserve_bytes: int
     lean_seconds_max: float
+    quarantine_bytes_max: int
+    quarantine_kept_seconds: float
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

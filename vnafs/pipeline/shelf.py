@@ -22,7 +22,9 @@ from vnafs.domain.errors import Damaged, ObjectArchived, RecallFailed, Rehydrati
 from vnafs.domain.ids import PackId, PackNumber, Span, pack_object_name
 from vnafs.index import copies, packs, targets
 from vnafs.index.engine import Engine, Reader
+from vnafs.local.quarantine import Quarantine
 from vnafs.local.spool import local_error
+from vnafs.pipeline.aside import LOCAL, about_pack
 from vnafs.pipeline.budgets import Budgets
 from vnafs.pipeline.thawing import Thawing, Thaws, shown
 from vnafs.targets.body import FileBody
@@ -48,7 +50,7 @@ class Shelf:
     *sources* answers with the targets that can be read now, by number, the one to be asked first at the front;
     *has_room* whether the local disk may take so many bytes more, *spare_room* takes them or raises NoSpace.
     Whatever is read from a target for a recall is within *budgets*; what is in an archive class there is asked back
-    once, and remembered by *thaws*.
+    once, and remembered by *thaws*. Local files that are wrong are kept in *quarantine*, if there is one.
     """
 
     def __init__(  # noqa: PLR0913 - parts and limits, each named where it is wired
@@ -63,7 +65,9 @@ class Shelf:
         cache_bytes_max: int,
         budgets: Budgets,
         thaws: Thaws,
+        quarantine: Quarantine | None = None,
     ) -> None:
+        self._quarantine = quarantine
         self.budgets = budgets
         self._thaws = thaws
         self._folder = folder
@@ -324,12 +328,18 @@ class Shelf:
 
     def discard(self, pack: packs.Pack) -> None:
         """Give up a local file that is wrong; a target has the pack."""
+        self.set_aside(pack, "its local file is wrong; a target has it")
         with self._store.write() as tx:
             known = packs.get(tx, pack.number)
             if known is not None:
                 packs.put(tx, dataclasses.replace(known, local=False))
         self._store.sync(self._store.position)
         self.remove(pack)
+
+    def set_aside(self, pack: packs.Pack, why: str) -> None:
+        """Keep what is here of a pack that is wrong, before it is removed."""
+        if self._quarantine is not None:
+            self._quarantine.keep_link(about_pack(pack, LOCAL, why), self._local(pack))
 
     def remove(self, pack: packs.Pack) -> None:
         """Remove a pack's local file, of which the rows do not speak any more."""

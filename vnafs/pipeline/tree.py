@@ -49,6 +49,10 @@ class Tree(Protocol):
         """Give rows that are still in place a new due time."""
         ...
 
+    def suspect(self, inode: Inode, version: Version) -> None:
+        """The local disk did not keep all bytes of an OPEN version: it must not be sealed before it is emptied."""
+        ...
+
     def heard(self, versions: Sequence[tuple[Inode, Version]]) -> None:
         """The uses of these versions, which came back from kept ones, are noted for good."""
         ...

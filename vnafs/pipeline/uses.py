@@ -141,7 +141,7 @@ class Uses:
                     gone.append(use)
             elif row.seal is not None and row.version == version and row.seal.sha256 != sha256:
                 gone.append(use)
-            elif row.seal is None:
+            elif row.seal is None or row.version < version:  # loss of power took that version back; it comes anew
                 self._undecided.append(use)
         self._drop(gone)
         return bool(gone)

@@ -1,7 +1,8 @@
-"""The key that signs an archive's receipts: one file, made once, readable by its owner alone.
+"""The file of the key that signs an archive's receipts: made once, readable by its owner alone.
 
-A restored archive has none and makes another: who holds receipts of the first one keeps its public key. The file is
-synced before the first receipt is signed with it. Any process may read it.
+An archive without encryption has its key here and nowhere else, so a restored one makes another. An encrypted one has
+it in its keyring; what is here of an older one is taken in there (`vnafs.upkeep.signing`). The file is synced before
+the first receipt is signed with it. Any process may read it.
 """
 
 from __future__ import annotations
@@ -11,9 +12,10 @@ import os
 
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from vnafs.domain.errors import Damaged, InvalidArgument, NotFound
+from vnafs.domain.clock import Instant
+from vnafs.domain.errors import Damaged
 from vnafs.local.spool import fsync_directory, local_error
 from vnafs.receipts import jws
 
@@ -58,22 +60,34 @@ def _load(path: str) -> Ed25519PrivateKey:
     return key
 
 
-def public_pem(key: Ed25519PublicKey) -> str:
-    """A public key as PEM, which openssl(1) reads."""
-    return key.public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo).decode("ascii")
+def find(folder: str) -> tuple[Ed25519PrivateKey, Instant] | None:
+    """The key in *folder* and when its file was written, or None where there is none. Raises Damaged."""
+    path = os.path.join(folder, FILE_NAME)
+    with contextlib.suppress(FileNotFoundError):
+        return _load(path), Instant(os.stat(path).st_mtime_ns)
+    return None
 
 
-def read_public(path: str) -> Ed25519PublicKey:
-    """A public key from a PEM file. Raises NotFound, InvalidArgument."""
+def remove(folder: str) -> None:
+    """Remove the file of a key that is kept elsewhere from now on. Raises StorageFailed."""
     try:
-        with open(path, "rb") as file:
-            pem = file.read(KEY_BYTES_MAX)
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(os.path.join(folder, FILE_NAME))
+        fsync_directory(folder)
     except OSError as problem:
-        raise NotFound(what=f"A readable public key in {path}") from problem
-    try:
-        key = serialization.load_pem_public_key(pem)
-    except (ValueError, UnsupportedAlgorithm) as problem:
-        raise InvalidArgument(why=f"{path} is no public key in PEM; `vna receipt --public-key` prints one") from problem
-    if not isinstance(key, Ed25519PublicKey):
-        raise InvalidArgument(why=f"{path} is not an Ed25519 key")
-    return key
+        raise local_error(problem, "removing the key of receipts") from problem
+
+
+def private_key(secret: bytes) -> Ed25519PrivateKey:
+    """The key whose 32 bytes (RFC 8032) these are."""
+    return Ed25519PrivateKey.from_private_bytes(secret)
+
+
+def secret_of(key: Ed25519PrivateKey) -> bytes:
+    """And back."""
+    return key.private_bytes_raw()
+
+
+def public_bytes(key: Ed25519PrivateKey) -> bytes:
+    """The 32 bytes of its public key (RFC 8032)."""
+    return key.public_key().public_bytes_raw()

@@ -6,8 +6,11 @@ import dataclasses
 import os
 from typing import Any
 
+from vnafs.domain.clock import NANOSECONDS
 from vnafs.domain.errors import Damaged, FormatUnknown, NotFound, Refused, TooMuch
-from vnafs.receipts import document, erasure, jws, keys, page, timestamps
+from vnafs.receipts import document, erasure, jws, page, publickeys, timestamps
+from vnafs.receipts.document import moment
+from vnafs.receipts.publickeys import PublicKey
 from vnafs.receipts.timestamps import Stamp
 
 FILE_BYTES_MAX = 64 * 1024 * 1024
@@ -20,27 +23,38 @@ class Verified:
     payload: dict[str, Any]
     stamp: Stamp | None
     """What its timestamp says, if it has one."""
+    key: PublicKey
+    """The one that signed it."""
 
 
 def verify(path: str, key_path: str, ca_path: str = "") -> Verified:
-    """A receipt, signed JSON or page, that the key signed.
+    """A receipt, signed JSON or page, that the key signed, or one of several in the file.
 
     *ca_path* names certificates that its timestamp must lead to, which it must have then. Raises Refused without one,
-    NotFound and InvalidArgument for files that cannot be used, Damaged for whatever is not as it was signed,
-    FormatUnknown for a later version.
+    and for what was signed after its key had gone out of use; NotFound and InvalidArgument for files that cannot be
+    used, Damaged for whatever is not as it was signed, FormatUnknown for a later version.
     """
-    key = keys.read_public(key_path)
+    keys = publickeys.read(key_path)
     roots = timestamps.certificates(ca_path) if ca_path else []
     text = _read(path)
     envelope = page.envelope_of(text) if text.lstrip().startswith("<") else jws.json_object(text)
-    payload = jws.opened(envelope, key)
+    key = publickeys.of_signer(keys, jws.signer(envelope)) if len(keys) > 1 else keys[0]
+    payload = jws.opened(envelope, key.key)
     kind, version = payload.get("type"), payload.get("version")
     if (kind, version) not in {("vnafs-receipt", document.VERSION), (erasure.TYPE, erasure.VERSION)}:
         raise FormatUnknown(what="The receipt", found=version, known=document.VERSION)
     token = timestamps.token_of(envelope)
     if token is None and roots:
         raise Refused(what="The receipt", why="its signature is right, and it has no timestamp by a third party")
-    return Verified(payload, None if token is None else timestamps.check(token, envelope["signature"], roots))
+    stamp = None if token is None else timestamps.check(token, envelope["signature"], roots)
+    stamped = "" if stamp is None else moment(int(stamp.time.timestamp()) * NANOSECONDS)
+    if key.until and max(str(payload.get("as_of")), stamped) > key.until:
+        raise Refused(
+            what="The receipt",
+            why=f"its signature is right, but it was made after {key.until}, when the archive signed with this key no "
+            "more: whoever signed it is not the archive as it went on",
+        )
+    return Verified(payload, stamp, key)
 
 
 def _read(path: str) -> str:

@@ -16,7 +16,7 @@ import contextlib
 import hashlib
 import logging
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from azure.core import MatchConditions
@@ -254,13 +254,18 @@ class AzureTarget:
     def _blob(self, name: ObjectName) -> BlobClient:
         return self._container.get_blob_client(self._prefix + checked(name))
 
-    def _put_whole(self, blob: BlobClient, body: Body) -> str:
+    def _put_whole(self, blob: BlobClient, body: Body, over: Mapping[str, str] | None = None) -> str:
+        """With *over*, the metadata it gets, also in place of what is there."""
         with Stretch(body) as reader:
             data = reader.readall()
-        answer = blob.upload_blob(data, length=len(data), overwrite=False, headers=_guard(_md5(data)))
+        about = None if over is None else dict(over)
+        answer = blob.upload_blob(
+            data, length=len(data), overwrite=over is not None, metadata=about, headers=_guard(_md5(data))
+        )
         return str(answer.get("etag", ""))
 
-    def _put_blocks(self, blob: BlobClient, body: Body) -> str:
+    def _put_blocks(self, blob: BlobClient, body: Body, over: Mapping[str, str] | None = None) -> str:
+        """See _put_whole."""
         pieces = cut(body.size_bytes, self._limits.part_bytes, BLOCKS_MAX)
         # Ids of one object have equal lengths; they are random, so that rivals never commit each other's blocks.
         upload = os.urandom(9).hex()
@@ -272,7 +277,10 @@ class AzureTarget:
             ]
         )
         blocks = [BlobBlock(block) for block in ids]
-        answer = blob.commit_block_list(blocks, match_condition=MatchConditions.IfMissing)
+        if over is None:
+            answer = blob.commit_block_list(blocks, match_condition=MatchConditions.IfMissing)
+        else:
+            answer = blob.commit_block_list(blocks, metadata=dict(over))
         return str(answer.get("etag", ""))
 
     def _put_block(self, blob: BlobClient, block: str, body: Body, offset: int, length: int) -> None:

@@ -13,6 +13,7 @@ import errno
 import hashlib
 import json
 import os
+import stat
 from collections.abc import Iterator
 
 from vnafs.domain.clock import Clock
@@ -20,13 +21,16 @@ from vnafs.domain.errors import Damaged, ObjectExists, TargetRefused, TargetUnav
 from vnafs.domain.ids import TargetName
 from vnafs.targets.body import BLOCK_BYTES, BytesBody, Stretch
 from vnafs.targets.directory_errors import translated
-from vnafs.targets.mirror import MARKER
+from vnafs.targets.mirror import MARKER, Original
 from vnafs.targets.port import Body
 
 INCOMING = ".vnafs-incoming"
 """Files being written, below the top so on its file system."""
 ATTEMPTS_MAX = 4
 """A directory may be removed, being empty, between being found and being used."""
+_GONE = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ELOOP})
+_NO_LINKS = frozenset({errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EXDEV, errno.EACCES})
+"""See `place`; EACCES where one may write files and not link them."""
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC | os.O_NOFOLLOW
 
 
@@ -74,6 +78,26 @@ class DirectoryMirror:
                 _write(incoming, temporary, reader, mtime_ns)
                 self._compare(incoming, temporary, body)
                 self._move(incoming, temporary, place, parent, leaf)
+            finally:
+                _unlink(incoming, temporary)
+                os.close(incoming)
+
+    def copy(self, source: Original, name: str, mtime_ns: int) -> bool:
+        """See Mirror. One file by two names: no file of a mirror changes, another one takes its name."""
+        parent, _, leaf = name.rpartition("/")
+        with self._place() as place, self._translated("copying"):
+            incoming = _ensured(place, INCOMING)
+            temporary = f"{self._run}{os.urandom(6).hex()}.part"
+            try:
+                if not _linked(place, source.name, incoming, temporary):
+                    return False
+                found = os.stat(temporary, dir_fd=incoming, follow_symlinks=False)
+                if not stat.S_ISREG(found.st_mode) or found.st_mtime_ns != mtime_ns:
+                    return False
+                if found.st_size != source.size_bytes or _digest_of(incoming, temporary) != source.sha256:
+                    return False
+                self._move(incoming, temporary, place, parent, leaf)
+                return True
             finally:
                 _unlink(incoming, temporary)
                 os.close(incoming)
@@ -159,16 +183,8 @@ class DirectoryMirror:
             os.close(place)
 
     def _compare(self, folder: int, leaf: str, body: Body) -> None:
-        """Read past the page cache what was written. Raises Damaged."""
-        found = hashlib.sha256()
-        file = os.open(leaf, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW, dir_fd=folder)
-        try:
-            os.posix_fadvise(file, 0, 0, os.POSIX_FADV_DONTNEED)
-            while data := os.read(file, BLOCK_BYTES):
-                found.update(data)
-        finally:
-            os.close(file)
-        if found.digest() != body.sha256:
+        """Raises Damaged."""
+        if _digest_of(folder, leaf) != body.sha256:
             raise Damaged(what=f"What was written to mirror {self._name}")
 
     def _move(self, incoming: int, temporary: str, place: int, parent: str, leaf: str) -> None:
@@ -249,6 +265,37 @@ def _write(folder: int, leaf: str, reader: Stretch, mtime_ns: int) -> None:
         os.fsync(file)
     finally:
         os.close(file)
+
+
+def _digest_of(folder: int, leaf: str) -> bytes:
+    """SHA-256, read past the page cache."""
+    found = hashlib.sha256()
+    file = os.open(leaf, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW, dir_fd=folder)
+    try:
+        os.posix_fadvise(file, 0, 0, os.POSIX_FADV_DONTNEED)
+        while data := os.read(file, BLOCK_BYTES):
+            found.update(data)
+    finally:
+        os.close(file)
+    return found.digest()
+
+
+def _linked(place: int, source: str, incoming: int, temporary: str) -> bool:
+    """Whether a file got one more name: not where it is gone, or the file system has no links."""
+    *above, leaf = source.split("/")
+    folders: list[int] = []
+    try:
+        folders.extend(_descended(place, above))
+        folder = folders[-1] if folders else place
+        os.link(leaf, temporary, src_dir_fd=folder, dst_dir_fd=incoming, follow_symlinks=False)
+    except OSError as problem:
+        if problem.errno not in _GONE | _NO_LINKS:
+            raise
+        return False
+    finally:
+        for folder in folders:
+            os.close(folder)
+    return True
 
 
 def _unlink(folder: int, leaf: str) -> bool:

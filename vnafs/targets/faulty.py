@@ -18,7 +18,7 @@ from vnafs.domain.locks import Powers
 from vnafs.domain.rehydration import Rehydration
 from vnafs.targets.body import BytesBody
 from vnafs.targets.memory import MemoryTarget
-from vnafs.targets.mirror import Mirror
+from vnafs.targets.mirror import Mirror, Original
 from vnafs.targets.port import Body, Target
 
 _REFUSALS = frozenset({401, 403})
@@ -212,7 +212,7 @@ class FaultyTarget:
 
 
 class FaultyMirror:
-    """See Mirror. The operations of its faults are `probe`, `replace`, `remove` and `list`."""
+    """See Mirror. The operations of its faults are `probe`, `replace`, `copy`, `remove` and `list`."""
 
     def __init__(self, inner: Mirror, clock: Clock) -> None:
         self._inner = inner
@@ -242,6 +242,18 @@ class FaultyMirror:
             raise Damaged(what=f"What was put on mirror {self.name}")
         self._inner.replace(name, body, mtime_ns)
         self.bad._lose(fault)
+
+    def copy(self, source: Original, name: str, mtime_ns: int) -> bool:
+        """See Mirror. A wrong byte is there, and seen."""
+        fault = self.bad._meet("copy")
+        if fault.cut_at >= 0:
+            raise TargetUnavailable(target=self.name, why="scripted: broken off")
+        if fault.wrong_byte_at >= 0:
+            self._inner.replace(name, BytesBody(b"!"), mtime_ns)
+            return False
+        copied = self._inner.copy(source, name, mtime_ns)
+        self.bad._lose(fault)
+        return copied
 
     def remove(self, name: str) -> None:
         """See Mirror."""

@@ -6,14 +6,24 @@ It is apart from `Target` on purpose: nothing that holds packs can be told to re
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator
 from typing import Protocol
 
-from vnafs.domain.ids import TargetName
+from vnafs.domain.ids import Sha256, TargetName
 from vnafs.targets.port import Body
 
 MARKER = ".vnafs-mirror.json"
 """Says of which archive this is a mirror; begins as no user's name does."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Original:
+    """An object of the mirror that has the bytes that another one shall have."""
+
+    name: str
+    size_bytes: int
+    sha256: Sha256
 
 
 class Mirror(Protocol):
@@ -41,6 +51,14 @@ class Mirror(Protocol):
 
         Raises Damaged when the place has other bytes than it was given, ObjectExists when something that is no object
         stands in the way.
+        """
+        ...
+
+    def copy(self, source: Original, name: str, mtime_ns: int) -> bool:
+        """Have at *name*, where nothing is, what is at *source*, without sending it; whether it is there now.
+
+        Then it is there for good and was verified, as by *replace*. If not, *name* may have anything, and is to be
+        replaced: the place cannot copy that, or *source* was not what it is said to be, or not there any more.
         """
         ...
 

@@ -19,6 +19,7 @@ from vnafs.targets.directory import DirectoryTarget
 from vnafs.targets.directory_mirror import DirectoryMirror
 from vnafs.targets.limits import Limits
 from vnafs.targets.mirror import Mirror
+from vnafs.targets.object_mirror import ObjectMirror
 from vnafs.targets.port import Target
 from vnafs.targets.removal import RemovalTarget
 from vnafs.targets.retrying import RetryingTarget
@@ -114,17 +115,22 @@ def open_mirror(
     clock: Clock,
     limits: Limits,
 ) -> Mirror:
-    """A plain mirror of the archive with that id. Raises ConfigurationInvalid where there is no such thing."""
+    """A plain mirror of the archive with that id. Raises ConfigurationInvalid for credentials of another kind."""
     if isinstance(address, DirectoryAddress):
         return DirectoryMirror(name, address.path, archive, clock)
     if isinstance(address, S3Address) and isinstance(credentials, S3Credentials):
-        from vnafs.targets.s3_mirror import S3Mirror  # noqa: PLC0415  # large library, see above
+        from vnafs.targets.s3_errors import UNTOLD  # noqa: PLC0415  # large library, see above
+        from vnafs.targets.s3_mirror import PlainBucket  # noqa: PLC0415  # the same
 
-        return S3Mirror(name, address, credentials, archive, clock, limits)
+        return ObjectMirror(PlainBucket(name, address, credentials, clock, limits), archive, UNTOLD)
+    if isinstance(address, AzureAddress) and isinstance(credentials, AzureCredentials):
+        from vnafs.targets.azure_mirror import PlainContainer  # noqa: PLC0415  # large library, see above
+
+        return ObjectMirror(PlainContainer(name, address, credentials, clock, limits), archive, ())
     raise ConfigurationInvalid(
         file="",
         key=f"mirror {name}",
         value=type(credentials).__name__,
-        why="a mirror is a directory or an S3 bucket, with credentials for it",
-        fix="Write file:// or s3://, and name a credentials file with the keys of that provider",
+        why="these credentials do not fit the mirror's URL",
+        fix="Name a credentials file with the keys of that provider",
     )

@@ -3,22 +3,32 @@
 An administrator has decided that what is here is right. Numbers of segments go on after everything any target has,
 inode numbers in an epoch after all of them; the next snapshot says all there is here. What only the other run stored
 stays on the targets, unknown to this index. Copies that were verified before are looked at again: the other run may
-have removed them. Both environments are changed by their owner's rights, while neither daemon runs.
+have removed them. Public keys that it signed receipts with are taken into the history, for whoever checks one. Both
+environments are changed by their owner's rights, while neither daemon runs.
 """
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-from collections.abc import Mapping
+import logging
+from collections.abc import Iterable, Iterator, Mapping
 
+from vnafs.content import manifest
+from vnafs.content.manifest import STORE, Operation, Row
+from vnafs.domain.actors import Actor
 from vnafs.domain.clock import Clock
 from vnafs.domain.copies import CopyState
-from vnafs.domain.ids import PackNumber
-from vnafs.index import copies, keys, meta, packs
+from vnafs.domain.errors import NotFound
+from vnafs.domain.ids import ROOT, PackNumber
+from vnafs.index import audits, copies, keys, meta, packs, signers
 from vnafs.index.engine import Engine, prefix_stop
 from vnafs.targets.port import Target
 from vnafs.upkeep.heads import head_of
 from vnafs.upkeep.ledger import Position, Sent, position, set_position, set_sent
+from vnafs.upkeep.plan import UNUSABLE, Source
+
+log = logging.getLogger(__name__)
 
 PACKS_AT_ONCE = 1000
 
@@ -34,14 +44,26 @@ class Report:
     """They count again once they have been verified again."""
 
 
-def adopt(namespace: Engine, store: Engine, places: Mapping[int, Target], *, clock: Clock) -> Report:
+def adopt(
+    namespace: Engine,
+    store: Engine,
+    places: Mapping[int, Target],
+    *,
+    clock: Clock,
+    by: Actor,
+    secrets: manifest.Keys | None = None,
+) -> Report:
     """*places*: every target that counts, by its number. Raises what a target raises: all must answer.
+
+    *by* is noted in the audit. *secrets* are the keys of an encrypted archive.
 
     May be repeated; a crash leaves an archive that is still superseded, or adopted.
     """
     with namespace.read() as reader:
         archive = meta.get_bytes(reader, meta.ARCHIVE_ID)
     heads = [head_of(target, archive) for target in places.values()]
+    for target in places.values():
+        _take_signers(store, target, archive, clock, secrets)
     doubted = _doubt_copies(store, clock)
     with store.write() as tx:
         before = position(tx)
@@ -63,8 +85,43 @@ def adopt(namespace: Engine, store: Engine, places: Mapping[int, Target], *, clo
         epoch = max([meta.get_int(tx, meta.EPOCH) or 0, *(found.epoch for found in heads)]) + 1
         meta.set_int(tx, meta.EPOCH, epoch)
         meta.remove(tx, meta.SUPERSEDED)
+        audits.add(
+            tx, {"at_ns": clock.now(), "action": "adopted", "inode": ROOT, "who": by.shown(), "segment": head}
+        )  # the next snapshot carries it
     namespace.sync(namespace.position)
     return Report(head, epoch, doubted)
+
+
+def _take_signers(
+    store: Engine, target: Target, archive: bytes | None, clock: Clock, secrets: manifest.Keys | None
+) -> None:
+    """Public keys that the manifests there have and this index does not. Where nothing can be read nothing is taken."""
+    source = Source(target, secrets)
+    try:
+        plan = source.plan(archive)
+    except NotFound as problem:
+        log.warning("adopt.no_signers", extra={"target": target.name, "why": str(problem)})
+        return
+    found: dict[bytes, signers.Signer] = {}
+    for number in reversed(plan.segments):  # the last complete one tells all of them
+        with contextlib.suppress(*UNUSABLE):
+            header, rows = source.read(manifest.segment_name(number))
+            if not header.more:
+                found = dict(_signers(rows))
+                break
+    now = clock.now()
+    with store.write() as tx:
+        for public, signer in found.items():
+            if signers.find(tx, public) is None:
+                told = signer.told or secrets is None
+                signers.put(tx, dataclasses.replace(signer, until=signer.until or now, told=told))
+
+
+def _signers(rows: Iterable[Row]) -> Iterator[tuple[bytes, signers.Signer]]:
+    for row in rows:
+        if row.operation is Operation.PUT and row.key.startswith(STORE + keys.SIGNERS):
+            public = keys.signer_of(row.key[1:])
+            yield public, signers.decode(public, row.value)
 
 
 def _doubt_copies(store: Engine, clock: Clock) -> int:

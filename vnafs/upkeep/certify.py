@@ -10,30 +10,31 @@ import os
 
 from vnafs.domain.clock import Clock
 from vnafs.domain.errors import TargetUnavailable
-from vnafs.receipts import jws, keys, timestamps
+from vnafs.receipts import jws, timestamps
 from vnafs.receipts.erasure import Subject, certificate
 from vnafs.receipts.timestamps import TimestampService
 from vnafs.upkeep.erase import Eraser
 from vnafs.upkeep.issue import NO_SERVICE, Issued
+from vnafs.upkeep.signing import Signing
 
 log = logging.getLogger(__name__)
 
 
 class Certifier:
-    """Certifies erasures of one archive; its key is in *keys_folder*. *service* may be None."""
+    """Certifies erasures of one archive. *service* may be None."""
 
     def __init__(
-        self, eraser: Eraser, *, archive: bytes, keys_folder: str, service: TimestampService | None, clock: Clock
+        self, eraser: Eraser, *, archive: bytes, signing: Signing, service: TimestampService | None, clock: Clock
     ) -> None:
         self.eraser = eraser
         self._archive = archive
-        self._keys_folder = keys_folder
+        self._signing = signing
         self._service = service
         self._clock = clock
 
     def certify(self, number: int) -> Issued:
         """The certificate of an erasure as it stands. Raises NotFound, DaemonUnreachable."""
-        key, is_new = keys.ensure(self._keys_folder)
+        key, is_new = self._signing.key()
         erasure, row, found = self.eraser.standing(number)
         subject = Subject(
             certificate=os.urandom(16),

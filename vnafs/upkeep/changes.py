@@ -2,8 +2,9 @@
 
 Carried are the rows that cannot be derived from others: inodes, entries, links, extended attributes, repositories,
 what names and versions were before, retention, holds and what was noted of them, erasures;
-packs, contents, pieces and protections; some named values. Feeds tell where to look, the rows are read as they are
-now, all in one view: so what is written is a state that the index was in. Knows no object and no target.
+packs, contents, pieces, protections and the public keys of receipts; some named values. Feeds tell where to look, the
+rows are read as they are now, all in one view: so what is written is a state that the index was in. Knows no object and
+no target.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from vnafs.index.engine import Reader, prefix_stop
 
 NAMESPACE_TABLES = (b"A", b"E", b"H", b"I", b"L", b"R", b"S", b"T", b"V", b"W", b"X", b"Y")
 """In key order."""
-STORE_TABLES = (b"C", b"E", b"K", b"P", b"W")
+STORE_TABLES = (b"C", b"E", b"K", b"P", b"S", b"W")
 META_NAMES = (meta.ARCHIVE_ID, meta.COOKIE_RANGE, meta.EPOCH, meta.INODE_RANGE, meta.RETENTION_TIME)
 """Named values of the namespace, in key order."""
 
@@ -101,7 +102,7 @@ def of_store(reader: Reader, events: Iterable[Event]) -> Iterator[Row]:
     Of a pack that is gone only its row is removed: what was in it goes with it when an index is rebuilt. Of one that is
     there some contents may be gone: those that leaned on others.
     """
-    for number in sorted({PackNumber(event.detail) for event in events}):
+    for number in sorted({PackNumber(event.detail) for event in events if event.kind is not EventKind.SIGNER}):
         yield _row(reader, STORE, keys.pack(number))
         pack = packs.get(reader, number)
         if pack is None:
@@ -120,8 +121,9 @@ def few_of_namespace(reader: Reader) -> Iterator[Row]:
 
 
 def few_of_store(reader: Reader) -> Iterator[Row]:
-    """The same of the store: files that stay open, and packs that go because of erasures."""
+    """The same of the store: files that stay open, packs that go because of erasures, and public keys of receipts."""
     yield from _whole(reader, STORE, keys.EMPTIED)
+    yield from _whole(reader, STORE, keys.SIGNERS)
     yield from _whole(reader, STORE, keys.PROTECTIONS)
 
 

@@ -388,7 +388,7 @@ class Collector:
         self._store.sync(self._store.position)
         self._faults.reach("collect.removed")
         for pack in removed:
-            self._shelf.remove(pack)
+            self._shelf.forget(pack.number, pack.id)
             self.collected.removed += 1
             self.collected.removed_bytes += pack.size_bytes
             log.info("collect.removed", extra={"pack": pack.id.hex(), "size_bytes": pack.size_bytes})
@@ -503,7 +503,7 @@ class Collector:
             with self._store.write() as tx:
                 for target in leading.intersection(due):
                     condemned.note(tx, number, target, Asked(Removal.ASKED, now))
-                    copies.enqueue(tx, copies.Transfer(target, now, number, 0))
+                    copies.enqueue(tx, copies.Transfer(target, now, number, 0, is_removal=True))
         if leading:
             self._faults.reach("collect.asked")
             self._kick()

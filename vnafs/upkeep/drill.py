@@ -30,7 +30,7 @@ from vnafs.pipeline.shelf import Shelf
 from vnafs.pipeline.thawing import Thaws
 from vnafs.targets.port import Target
 from vnafs.upkeep import restore
-from vnafs.upkeep.restore import TARGET_NUMBER, Progress
+from vnafs.upkeep.restored import TARGET_NUMBER, Progress
 
 DIFFERENCES_MAX = 100
 """Told by name; more are only counted."""

@@ -30,6 +30,7 @@ from vnafs.index.engine import Engine, Reader
 from vnafs.index.erasing import Erasing, There
 from vnafs.index.erasures import Erased, Erasure
 from vnafs.index.packs import Pack
+from vnafs.local.quarantine import About, Kind, Quarantine
 from vnafs.local.traces import Traces
 from vnafs.pipeline import doomed
 from vnafs.pipeline.namespace import Namespace
@@ -110,6 +111,7 @@ class Eraser:
         *,
         shelf: Shelf,
         traces: Traces,
+        quarantine: Quarantine,
         places: Callable[[], Collection[Place]],
         manifests: Recorded,
         recorded_to: Callable[[], tuple[int, int]],
@@ -127,6 +129,7 @@ class Eraser:
         self._namespace = Namespace(namespace)
         self._shelf = shelf
         self._traces = traces
+        self._quarantine = quarantine
         self._places = places
         self._manifests = manifests
         self._recorded_to = recorded_to
@@ -198,7 +201,7 @@ class Eraser:
         with self._tree.read() as reader:
             known = [row for row in erasures.every(reader) if row.stage is not erasures.Stage.TAKING]
         with self._store.read() as reader:
-            return [row for row in known if not erasing.get(reader, row.number).completed]
+            return [row for row in known if not erasing.is_completed(reader, row.number)]
 
     def _take_on(self, erasure: Erasure) -> bool:
         """One pass over what is left of one erasure; whether anything changed."""
@@ -211,6 +214,7 @@ class Eraser:
         left = self._traces.clear([(one.inode, one.version) for one in versions])
         row = self._record(erasure)
         known = self._contents(erasure, versions)
+        self._clear_quarantine(erasure, versions, known)
         if condemned_now or self._packs_left(erasure.number) or self._on_their_way(erasure, known):
             return changed
         self._forget_local(erasure.number)
@@ -230,6 +234,9 @@ class Eraser:
             return changed
         mirrors = self._mirrors({one.inode for one in versions})
         if any(mirror.count != 0 for mirror in mirrors):
+            return changed
+        # nothing more comes there from now on: neither targets nor the local disk have these bytes any more
+        if self._clear_quarantine(erasure, versions, known):
             return changed
         self._complete(erasure, row, known, mirrors)
         return True
@@ -345,6 +352,28 @@ class Eraser:
             known = list(erasing.packs_of(reader, erasure))
         if sum(self._shelf.forget(number, identity) for number, identity in known):  # all of them, whatever was here
             self._gone()
+
+    def _clear_quarantine(self, erasure: Erasure, versions: Collection[Erased], known: Collection[Kept]) -> int:
+        """Remove what may have bytes or names of it from quarantine; how much is left there, or on its way.
+
+        Nobody knows any more what was in packs that are gone: of this repository they all go, as do manifests.
+        """
+        inodes = {one.inode for one in versions}
+        hashes = {kept.sha256 for kept in known if not kept.is_shared}
+        with self._store.read() as reader:
+            names = {identity for _, identity in erasing.packs_of(reader, erasure.number)}
+
+            def is_meant(about: About) -> bool:
+                if about.kind is Kind.FILE:
+                    return about.inode in inodes or about.expected_sha256 in hashes
+                if about.kind is not Kind.PACK:
+                    return True
+                if about.repository not in {0, erasure.repository}:
+                    return False
+                identity = PackId(bytes.fromhex(about.name))
+                return identity in names or packs.number_of(reader, identity) is None
+
+            return self._quarantine.clear(is_meant)
 
     # -- manifests -------------------------------------------------------------------------------------------------
 
@@ -505,6 +534,7 @@ class Eraser:
             found = self._findings(reader, erasure, row, known, mirrors)
         found["packs_left"] = self._packs_left(number)
         found["local_left"] = self._traces.clear([(one.inode, one.version) for one in versions])
+        found["local_left"] += self._clear_quarantine(erasure, versions, known)
         found["waits"] = self._is_frozen(erasure.repository)
         return erasure, row, found
 

@@ -1,6 +1,7 @@
 """Issue: custody of some files, signed with the archive's key, and stamped where a service is configured.
 
-The key is read, or made, before anything is looked at. Any thread.
+The key is read, or made, and its public half is on record before anything is looked at: no name counts as recorded
+before the manifests that have it tell of the key too. Any thread.
 """
 
 from __future__ import annotations
@@ -12,10 +13,11 @@ from collections.abc import Sequence
 from typing import Any
 
 from vnafs.domain.errors import TargetUnavailable, TooMuch
-from vnafs.receipts import jws, keys, timestamps
+from vnafs.receipts import jws, timestamps
 from vnafs.receipts.document import Occasion, document
 from vnafs.receipts.timestamps import TimestampService
 from vnafs.upkeep.custody import Custodian
+from vnafs.upkeep.signing import Signing
 
 log = logging.getLogger(__name__)
 
@@ -36,19 +38,19 @@ class Issued:
 
 
 class Issuer:
-    """Issues receipts of one archive; its key is in *keys_folder*. *service* may be None."""
+    """Issues receipts of one archive. *service* may be None."""
 
     def __init__(
-        self, custodian: Custodian, *, archive: bytes, keys_folder: str, service: TimestampService | None
+        self, custodian: Custodian, *, archive: bytes, signing: Signing, service: TimestampService | None
     ) -> None:
         self.custodian = custodian
         self._archive = archive
-        self._keys_folder = keys_folder
+        self._signing = signing
         self._service = service
 
     def issue(self, paths: Sequence[bytes], *, names_seconds_max: float) -> Issued:
         """A receipt for the files at or below *paths*. Raises as Custodian.look, and TooMuch for too long a receipt."""
-        key, is_new = keys.ensure(self._keys_folder)
+        key, is_new = self._signing.key()
         found = self.custodian.look(paths, names_seconds_max=names_seconds_max)
         occasion = Occasion(
             receipt=os.urandom(16),

@@ -20,6 +20,7 @@ from vnafs.domain.faults import Faults
 from vnafs.domain.ids import ObjectName, TargetName
 from vnafs.index import meta
 from vnafs.index.engine import Engine
+from vnafs.local.quarantine import Quarantine
 from vnafs.pipeline.keys import Keys
 from vnafs.targets.port import Target
 from vnafs.upkeep.ledger import Ledger, Sent, oldest_of, sent, set_trim_wanted, trim_wanted
@@ -91,11 +92,13 @@ class Manifests:
         seconds_max: float,
         kept_seconds: float = 0.0,
         keys: Keys | None = None,
+        quarantine: Quarantine | None = None,
         clock: Clock,
         faults: Faults,
         fatal: Callable[[BaseException], None],
     ) -> None:
         self._keys = keys
+        self._quarantine = quarantine
         self.ledger = Ledger(folder, store)
         self._record = Record(
             self.ledger,
@@ -308,6 +311,7 @@ class Manifests:
                     go_on_after=self._go_on_after,
                     keys=self._keys,
                     kept_seconds=self._kept_seconds,
+                    quarantine=self._quarantine,
                     fatal=self._fatal,
                 )
             if self._started:

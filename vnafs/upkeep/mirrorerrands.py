@@ -26,11 +26,14 @@ from vnafs.index import inodes, mirrored
 from vnafs.index.engine import Reader, Transaction
 from vnafs.index.inodes import InodeRow
 from vnafs.index.mirrored import Errand, Kind, Mirrored, Place, Work
+from vnafs.targets.mirror import Original
 from vnafs.upkeep.mirrormetadata import merged
 from vnafs.upkeep.mirrortree import Name, View
 
 WALK_NAMES = 512
 """Looked at in one step."""
+ORIGINALS_MAX = 16
+"""Names of one file that are looked at for bytes to copy."""
 METADATA_SECONDS_MIN = 1.0
 METADATA_BYTES_PER_SECOND = 256 * 1024
 """What describes a folder is written again at most this fast: that of a large one rarely, while much changes in it."""
@@ -63,6 +66,8 @@ class Job:
     sha256: Sha256 | None = None
     mtime_ns: int = 0
     repository: RepositoryId = RepositoryId(0)
+    original: Original | None = None
+    """What is to be put, where the mirror has it already."""
 
     @property
     def name(self) -> str:
@@ -192,7 +197,18 @@ class Errands:
             sha256,
             row.mtime_ns,
             RepositoryId(0) if repository is None else repository.id,
+            None if have.is_present or row.seal is None else self._original(inode, row.seal.sha256),
         )
+
+    def _original(self, inode: Inode, sha256: Sha256) -> Original | None:
+        """The bytes of a file by another of its names: one that it had, or has too."""
+        for place in mirrored.names_of(self._tx, inode, ORIGINALS_MAX):
+            known, parts = mirrored.find(self._tx, place), mirrored.path_of(self._tx, place.folder)
+            if known is None or parts is None or known.kind is not Kind.FILE or known.sha256 != sha256:
+                continue
+            if known.is_present and not known.is_in_doubt:
+                return Original(object_name((*parts, place.leaf)), known.size_bytes, sha256)
+        return None
 
     def _gone(self, place: Place, parts: tuple[bytes, ...], errand: Errand) -> Job | None:
         have = mirrored.find(self._tx, place)

@@ -12,6 +12,7 @@ from __future__ import annotations
 import concurrent.futures
 import contextlib
 import dataclasses
+import itertools
 import logging
 import os
 import threading
@@ -39,6 +40,7 @@ from vnafs.domain.repositories import Repository
 from vnafs.index import feeds, meta, mirrored
 from vnafs.index.engine import Engine, Reader, Transaction
 from vnafs.index.mirrored import Kind, Mirrored, Place, Work
+from vnafs.local.turns import go_behind
 from vnafs.targets.mirror import Mirror
 from vnafs.targets.throttled import TokenBucket
 from vnafs.upkeep import mirrormetadata
@@ -220,6 +222,7 @@ class Mirroring:
         return not self._thread.is_alive() and not self._transfers
 
     def _run(self) -> None:
+        go_behind()
         try:
             while not self._stopping.is_set():
                 self._wake.clear()
@@ -370,7 +373,7 @@ class Mirroring:
     def _adopt(self) -> None:
         """The place was this archive's mirror, and what it has is not known: look at every name of it."""
         names = self.mirror.list()
-        while batch := [name for name, _ in zip(names, range(FOUND_AT_ONCE), strict=False)]:
+        while batch := list(itertools.islice(names, FOUND_AT_ONCE)):
             with self.rows.write() as tx:
                 for name in batch:
                     self._adopt_one(tx, name)
@@ -435,6 +438,11 @@ class Mirroring:
                 self.mirror.remove(job.name)
                 self._faults.reach("mirror.removed")
                 return _Outcome(job)
+            if job.original is not None:
+                sent = True
+                if self.mirror.copy(job.original, job.name, job.mtime_ns):
+                    self._faults.reach("mirror.put")
+                    return _Outcome(job, sha256=job.original.sha256, size_bytes=job.original.size_bytes)
             with self._gathered(job) as stage:
                 if job.before is not None and not job.before.is_in_doubt and job.before.sha256 == stage.sha256:
                     return _Outcome(job, sha256=stage.sha256, size_bytes=stage.size_bytes)  # so it describes already

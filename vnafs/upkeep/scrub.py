@@ -3,7 +3,8 @@
 Copies on targets: each is verified again within a period, by the target's own SHA-256 where that costs no reading,
 else by reading every byte back, no faster than a set rate. One that is wrong or gone counts no more and is put again
 from a good one; if there is none it stays, and is reported. Local bytes of replicated files: compared with their
-SHA-256; rotten ones are let go as soon as enough copies are right, and the next reader gets them from a target.
+SHA-256; rotten ones are let go as soon as enough copies are right, and the next reader gets them from a target. What
+was wrong is kept in quarantine, for as long as that is set to last.
 Manifests on targets: those that a restore needs are compared with ours once in a period, and put again. A target that
 does not answer says nothing of what it has.
 
@@ -24,11 +25,14 @@ from typing import Protocol
 from vnafs.domain.clock import NANOSECONDS, Clock, Instant
 from vnafs.domain.copies import Capabilities, CopyState, VerifiedBy
 from vnafs.domain.errors import Damaged, NotFound, ObjectMissing, TargetError, VnaError
-from vnafs.domain.files import Candidate, FileState
+from vnafs.domain.files import Candidate, FileFacts, FileState
 from vnafs.domain.ids import Inode, PackNumber, TargetName, Version, pack_object_name
 from vnafs.index import copies, keys, meta, packs
 from vnafs.index.engine import Engine
+from vnafs.local.quarantine import About, Kind, Quarantine
 from vnafs.local.spool import fingerprint_of
+from vnafs.local.turns import go_behind
+from vnafs.pipeline.aside import LOCAL
 from vnafs.pipeline.namespace import Namespace
 from vnafs.targets.port import Target
 from vnafs.targets.verifying import verify
@@ -115,6 +119,7 @@ class Scrub:
         copyists: Callable[[], Collection[Copyist]],
         evict: Callable[[Sequence[Inode]], Sequence[bool]],
         manifests: Callable[[], Iterator[tuple[TargetName, int, bool]]],
+        quarantine: Quarantine,
         clock: Clock,
         fatal: Callable[[BaseException], None],
     ) -> None:
@@ -127,6 +132,8 @@ class Scrub:
         self._look_at_manifests = manifests
         self._manifests: Iterator[tuple[TargetName, int, bool]] | None = None
         self._manifests_not_before = 0.0
+        self._quarantine = quarantine
+        self._tidy_not_before = 0.0
         self._clock = clock
         self._fatal = fatal
         self.findings = Findings()
@@ -151,6 +158,7 @@ class Scrub:
         return not self._thread.is_alive()
 
     def _run(self) -> None:
+        go_behind()
         try:
             while not self._stopping.is_set():
                 began = self._clock.monotonic()
@@ -168,6 +176,9 @@ class Scrub:
 
     def step(self) -> int | None:
         """Look at one pack's copies that are due, or else one local file; bytes read, None when nothing was due."""
+        if self._clock.monotonic() >= self._tidy_not_before:
+            self._quarantine.tidy()
+            self._tidy_not_before = self._clock.monotonic() + IDLE_SECONDS
         if self._rotten and self._clock.monotonic() >= self._rotten_not_before:
             self._let_rotten_go()
         if self._clock.monotonic() >= self._packs_not_before:
@@ -310,15 +321,32 @@ class Scrub:
             return read_bytes
         self.findings.files += 1
         if digest.digest() != facts.sha256:
-            self._let_go(facts.inode)
+            self._let_go(facts)
         return read_bytes
 
-    def _let_go(self, inode: Inode) -> None:
+    def _let_go(self, facts: FileFacts) -> None:
+        inode = facts.inode
         self.findings.files_damaged += 1
         log.error("scrub.file_damaged", extra={"inode": inode})
+        self._set_aside(facts)
         if inode not in self._rotten and len(self._rotten) < ROTTEN_MAX:
             self._set_rotten([*self._rotten, inode])
         self._let_rotten_go()
+
+    def _set_aside(self, facts: FileFacts) -> None:
+        """Now, as they were found: until they may go somebody may write over them."""
+        if facts.fingerprint is None:
+            return
+        about = About(
+            Kind.FILE,
+            f"{facts.inode:x}.{facts.version:x}",
+            LOCAL,
+            "its local bytes are not those that were sealed",
+            facts.repository,
+            facts.inode,
+            facts.sha256 or b"",
+        )
+        self._quarantine.keep_file(about, self._local_path(facts.inode, facts.version), facts.fingerprint)
 
     def _let_rotten_go(self) -> None:
         """They wait for their copies, which may be damaged too and on the way to be mended."""

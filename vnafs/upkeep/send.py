@@ -30,6 +30,8 @@ from vnafs.domain.errors import (
 from vnafs.domain.faults import Faults
 from vnafs.domain.ids import ObjectName, Sha256, Span, TargetName
 from vnafs.index.engine import Engine
+from vnafs.local.quarantine import Quarantine
+from vnafs.pipeline.aside import about_manifest, from_target, keep_object
 from vnafs.pipeline.keys import Keys
 from vnafs.targets.body import BytesBody
 from vnafs.targets.discarding import discard
@@ -67,6 +69,7 @@ class Send:
     *rival* is told why, once; *rotten* of a local object that is not what was written. *epoch* is the archive's, and
     *go_on_after* is told of a number that an earlier life of the archive used up on this target. *keys* are those of
     an encrypted archive. What is older than *kept_seconds* and needed by no restore is removed there; 0: nothing is.
+    What is looked at again and wrong is kept in *quarantine*, if there is one, before it is put again.
     """
 
     def __init__(  # noqa: PLR0913 - what it sends, where, and whom it tells, each named where it is wired
@@ -86,8 +89,10 @@ class Send:
         go_on_after: Callable[[int], None],
         keys: Keys | None = None,
         kept_seconds: float = 0.0,
+        quarantine: Quarantine | None = None,
         fatal: Callable[[BaseException], None],
     ) -> None:
+        self._quarantine = quarantine
         self._kept_seconds = kept_seconds
         self._trim_not_before = clock.monotonic()
         self.number = number
@@ -269,13 +274,19 @@ class Send:
             verify(self.target, name, body.size_bytes, body.sha256, self._capabilities())
         except ObjectMissing:
             self._put_bytes(name, self._read(name))
-        except Damaged:
+        except Damaged as problem:
             self._look_at(name, self._read(name))
+            self._set_aside(name, body.sha256, str(problem))
             discard(self.target, name)
             self._put_bytes(name, self._read(name))
         else:
             return body.size_bytes, False
         return body.size_bytes, True
+
+    def _set_aside(self, name: ObjectName, sha256: Sha256, why: str) -> None:
+        if self._quarantine is not None:
+            about = about_manifest(name, sha256, from_target(self.target), why)
+            keep_object(self._quarantine, self.target, name, about)
 
     # -- one object ----------------------------------------------------------------------------------------------
 

@@ -47,6 +47,7 @@ def an_encoder(budget: float = 20.0, meter: Meter | None = None, attempts: encod
 def pixels_of(name: str) -> tuple[bytes, Raster]:
     data = studies.real_dicom_file(name)
     cut = next(cut for cut in split(data) if cut.raster is not None)
+    assert cut.raster
     return data[cut.offset : cut.offset + cut.length_bytes], cut.raster
 
 

@@ -104,6 +104,7 @@ def test_planes_are_stored_as_the_colours_of_pixels(codec, effort):
     data = studies.a_native_colour_image(planes=True)
     (cut,) = (cut for cut in split(data) if cut.raster is not None)
     raw = data[cut.offset : cut.offset + cut.length_bytes]
+    assert cut.raster
     stored = encode_image(raw, cut.raster, codec, effort)
     assert HEAD.unpack_from(stored)[5] == PLANES
     assert decode_image(stored, codec, len(raw)) == raw

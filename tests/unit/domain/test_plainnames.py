@@ -37,5 +37,7 @@ def test_names_that_are_too_long_have_one_of_their_own() -> None:
     assert object_name(deep).startswith(f"{LONG}/")
     assert object_name(deep) != object_name([*deep[:-1], b"y" * 99])
     assert metadata_name(deep) == object_name(deep) + ".jsonl"
+    assert object_name([b"r"] * 200) == "r/" * 199 + "r"
+    assert object_name([b"r"] * 201).startswith(f"{LONG}/")
     assert metadata_name([b"r"]) == f"r/{METADATA}"
     assert metadata_name([]) == METADATA

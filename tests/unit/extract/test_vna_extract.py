@@ -13,7 +13,8 @@ import pytest
 import xxhash
 
 from tests import studies
-from vnafs.content import codecs, packfile
+from vnafs.content import codecs
+from vnafs.content.bases import Bases
 from vnafs.content.encoder import Encoder, NoAttempts
 from vnafs.content.manifest import (
     NO_PREVIOUS,
@@ -32,7 +33,7 @@ from vnafs.content.packfile import FileHints, PackHeader, PackWriter
 from vnafs.content.splitters import split
 from vnafs.domain.clock import Instant
 from vnafs.domain.ids import Inode, RepositoryId, Sha256, Version, new_pack_id, pack_object_name
-from vnafs.domain.recipes import PieceKind, Recipe
+from vnafs.domain.recipes import Codec, PieceKind, Recipe
 from vnafs.extract import vna_extract
 from vnafs.extract.vna_extract import Console, Damaged, Index, Manifests, Out, Refused, Unreachable, Wanted
 
@@ -181,7 +182,7 @@ def test_an_encrypted_or_later_object_is_refused_not_passed_over(index, console,
     life = Life().snapshot(b"a")
     data = bytearray(life.objects[snapshot_name(1)])
     data[136] = 9
-    data[376:384] = vna_extract.xxhash.xxh3_64_intdigest(bytes(data[:376])).to_bytes(8, "little")
+    data[376:384] = xxhash.xxh3_64_intdigest(bytes(data[:376])).to_bytes(8, "little")
     life.objects[snapshot_name(1)] = bytes(data)
     with pytest.raises(Refused, match="was made with encryption 9; use a newer vna-extract"):
         Manifests(life.objects, None, index, console).load()
@@ -364,6 +365,72 @@ def test_a_hostile_image_is_damaged_or_of_its_length(tmp_path):
                 assert len(vna_extract.read_image(memoryview(bytes(hostile)), codec, len(raw), "it")) == len(raw)
 
 
+def headers(tmp_path, objects):
+    """A pack of a study whose headers lean on one; the files by name, and its id."""
+    files = {f"r/{number}": item.data for number, item in enumerate(studies.real_ct_study()[:5])}
+    identity = new_pack_id()
+    writer = PackWriter(
+        str(tmp_path / identity.hex()),
+        PackHeader(identity, ARCHIVE, RepositoryId(7), 0, Instant(1)),
+        repository_name="r",
+    )
+    bases, leaning = Bases(), []
+    for number, (name, data) in enumerate(files.items()):
+        refs = []
+        for cut in split(data):
+            raw = data[cut.offset : cut.offset + cut.length_bytes]
+            leant = bases.lean(raw) if cut.kind is PieceKind.DICOM_HEADER else None
+            one = leant or codecs.encode(raw, cut.kind)
+            refs.append(
+                writer.append_piece(one.data, raw_bytes=len(raw), codec=one.codec, kind=cut.kind, sha256=digest(raw))
+            )
+            bases.add(refs[-1], raw)
+        leaning += [ref for ref in refs if ref.codec == vna_extract.ZSTD_AFTER_BASE]
+        hints = FileHints(name.encode(), Inode(number), Version(1), 0o100644)
+        writer.append_content(Recipe(digest(data), len(data), tuple(refs)), hints)
+    writer.close()
+    objects[pack_object_name(identity)] = (tmp_path / identity.hex()).read_bytes()
+    assert len(leaning) == 4
+    return files, leaning
+
+
+def test_headers_that_lean_on_another_one_come_back_bit_for_bit(tmp_path, monkeypatch):
+    objects = Objects()
+    files, _ = headers(tmp_path, objects)
+    assert extract(objects, tmp_path, monkeypatch) == (0, files)
+
+
+def test_one_file_whose_header_leans_is_read_without_the_rest_of_its_pack(tmp_path, monkeypatch):
+    objects = Objects()
+    files, _ = headers(tmp_path, objects)
+    asked = []
+    read = objects.read
+    monkeypatch.setattr(objects, "read", lambda name, at, length: asked.append((at, length)) or read(name, at, length))
+    assert extract(objects, tmp_path, monkeypatch, "--path", "r/3") == (0, {"r/3": files["r/3"]})
+    assert len({at for at, _ in asked}) == len(asked)
+    assert all(length < 70_000 for _, length in asked)
+
+
+def test_a_header_whose_base_rotted_or_that_leads_astray_is_damaged_and_the_rest_comes(tmp_path, monkeypatch):
+    for n, where in enumerate((0, 3, 8, 11, 15, 16, 20, 22, 30, None)):
+        objects = Objects()
+        files, leaning = headers(tmp_path, objects)
+        (name,) = objects
+        last = leaning[-1]
+        broken = bytearray(objects[name])
+        if where is None:
+            broken[256 + 200] ^= 0x10  # the first header, which is the base
+        else:
+            broken[last.offset + where] ^= 0x10
+        objects[name] = bytes(broken)
+        out = tmp_path / str(n)
+        out.mkdir()
+        code, found = extract(objects, out, monkeypatch)
+        assert code == 4
+        expected = {} if where is None else {key: data for key, data in files.items() if key != "r/4"}
+        assert found == expected
+
+
 def test_a_forged_path_is_reported_and_everything_else_comes(tmp_path, monkeypatch):
     objects = Objects()
     a_pack(tmp_path, objects, [(b"../../evil", 1, 1, b"evil"), (b"r/good", 2, 1, b"good"), (b"r/../up", 3, 1, b"up")])
@@ -403,7 +470,7 @@ def test_a_pack_that_cannot_be_listed_is_damage_and_the_others_are_read(tmp_path
 def test_bytes_that_are_in_two_packs_survive_the_loss_of_one(tmp_path, monkeypatch):
     objects = Objects()
     bad = a_pack(tmp_path, objects, [(b"r/one", 5, 1, os.urandom(50_000))])
-    data = codecs.decode(objects[pack_object_name(bad)][256:50_256], packfile.Codec.NONE, 50_000)
+    data = codecs.decode(objects[pack_object_name(bad)][256:50_256], Codec.NONE, 50_000)
     a_pack(tmp_path, objects, [(b"r/two", 6, 1, data)])
     broken = bytearray(objects[pack_object_name(bad)])
     broken[1000] ^= 1
@@ -434,7 +501,7 @@ def test_a_full_disk_ends_it_with_advice_and_without_half_a_file(tmp_path, monke
     def full(*_, **__):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(vna_extract.os, "utime", full)
+    monkeypatch.setattr(os, "utime", full)
     assert extract(objects, tmp_path, monkeypatch) == (1, {})
     assert "go on with --resume" in capsys.readouterr().err
 
@@ -457,12 +524,13 @@ def test_a_target_that_fails_for_a_while_is_asked_again():
                     raise Unreachable("in the middle")
 
     waits = []
-    target = vna_extract.Patient(Failing(a=b"1", b=b"2"), waits.append)
+    failing = Failing(a=b"1", b=b"2")
+    target = vna_extract.Patient(failing, waits.append)
     assert target.read("a", 0, 10) == b"1"
     assert waits == [0.5, 1.0]
-    target._target.failures = 2
+    failing.failures = 2
     assert list(target.list("")) == [("a", 1), ("b", 1)]
-    target._target.failures = 100
+    failing.failures = 100
     with pytest.raises(Unreachable):
         target.read("a", 0, 10)
 

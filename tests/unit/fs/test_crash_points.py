@@ -11,8 +11,10 @@ import pytest
 from tests.model.treecheck import check_tree
 from tests.semantics.trees import ALICE, Tree
 from vnafs.domain.files import FileState
+from vnafs.domain.ids import Version
 from vnafs.fs.attributes import AttributeChanges
 from vnafs.fs.recall import RecallNeeded
+from vnafs.index import past
 
 
 class Killed(BaseException):
@@ -36,6 +38,12 @@ class KillAt:
 def write_to_sealed(tree: Tree) -> None:
     handle = tree.open(tree.fs.lookup(tree.r, b"sealed").inode, os.O_RDWR)
     tree.fs.write(handle, 0, b"X")
+    tree.fs.release(handle)
+
+
+def empty_sealed(tree: Tree) -> None:
+    handle = tree.open(tree.fs.lookup(tree.r, b"sealed").inode, os.O_WRONLY | os.O_TRUNC)
+    tree.fs.write(handle, 0, b"new")
     tree.fs.release(handle)
 
 
@@ -91,6 +99,19 @@ OPERATIONS: list[tuple[Callable[[Tree], None], list[dict[bytes, bytes]]]] = [
 ]
 
 
+def pack_what_is_left(operation: Callable[[Tree], None]) -> Callable[[Tree], None]:
+    """An operation, and what tiering does with the bytes that it left."""
+
+    def both(tree: Tree) -> None:
+        operation(tree)
+        tree.pack_left()
+        tree.engine.sync(tree.engine.position)
+        tree.fs.reap()
+
+    both.__name__ = operation.__name__
+    return both
+
+
 def contents(tree: Tree) -> dict[bytes, bytes]:
     """Every file by name; `.` for an empty one. Stubs are recalled."""
     found = {}
@@ -102,6 +123,23 @@ def contents(tree: Tree) -> dict[bytes, bytes]:
             tree.recall(needed)
             found[name] = tree.read(inode) or b"."
     return found
+
+
+def dies(tree: Tree, faults: KillAt, nth: int, operation: Callable[[Tree], None]) -> bool:
+    """Whether the process died at the *nth* point of an operation; a sound tree is served again then."""
+    faults.left = nth
+    faults.reached.clear()
+    died = False
+    try:
+        operation(tree)
+    except Killed:
+        died = True
+    tree.faults = None
+    tree.crash()
+    tree.engine.sync(tree.engine.position)
+    tree.fs.reap()
+    check_tree(tree.engine, tree.spool)
+    return died
 
 
 @pytest.mark.parametrize(("operation", "afters"), OPERATIONS, ids=lambda value: getattr(value, "__name__", ""))
@@ -119,20 +157,56 @@ def test_death_at_every_point_leaves_all_or_nothing(
         tree.file(b"plain", b"plain")
         tree.advance(tree.file(b"sealed", b"sealed"), FileState.REPLICATED)
         tree.stub(b"stub", b"stub")
-        faults.left = nth
-        faults.reached.clear()
-        died = False
-        try:
-            operation(tree)
-        except Killed:
-            died = True
-        tree.faults = None
-        tree.crash()
-        tree.engine.sync(tree.engine.position)
-        tree.fs.reap()
-        check_tree(tree.engine, tree.spool)
+        died = dies(tree, faults, nth, operation)
         assert contents(tree) in allowed, f"after {faults.reached}"
         if not died:
             assert nth > 1
+            return
+    pytest.fail("the operation never came to its end")
+
+
+LEAVING: list[tuple[Callable[[Tree], None], list[dict[bytes, bytes]]]] = [
+    (write_to_sealed, [{b"sealed": b"Xealed"}]),
+    (empty_sealed, [{b"sealed": b"."}, {b"sealed": b"new"}]),
+    (remove, [{b"sealed": b""}]),
+    (replace, [{b"sealed": b"plain", b"plain": b""}]),
+    (orphan, [{b"sealed": b""}]),
+]
+
+
+@pytest.mark.parametrize(("operation", "afters"), LEAVING, ids=lambda value: getattr(value, "__name__", ""))
+def test_death_at_every_point_loses_no_version_that_was_sealed(
+    tmp_path: Path, operation: Callable[[Tree], None], afters: list[dict[bytes, bytes]]
+) -> None:
+    both = pack_what_is_left(operation)
+    allowed = [BEFORE] + [{name: data for name, data in (BEFORE | after).items() if data} for after in afters]
+    for nth in range(1, 30):
+        directory = tmp_path / str(nth)
+        directory.mkdir()
+        faults = KillAt()
+        tree = Tree(directory, faults=faults)
+        tree.file(b"plain", b"plain")
+        inode = tree.file(b"sealed", b"sealed")
+        tree.advance(inode, FileState.SEALED)
+        tree.stub(b"stub", b"stub")
+        died = dies(tree, faults, nth, both)
+        assert contents(tree) in allowed, f"after {faults.reached}"
+        with tree.engine.read() as reader:
+            over = past.find_version(reader, inode, Version(1))
+        if over is None:
+            assert tree.read(inode) == b"sealed"
+        elif not over.is_kept:
+            assert tree.left()[inode, Version(1)].read_bytes() == b"sealed", f"after {faults.reached}"
+        tree.pack_left()
+        tree.engine.sync(tree.engine.position)
+        tree.fs.reap()
+        check_tree(tree.engine, tree.spool)
+        assert not tree.left()
+        if over is not None:
+            tree.fs.versions.undelete(b"r/sealed", label=f"{inode}.1", to=b"r/again")
+            assert contents(tree)[b"again"] == b"sealed"
+        if not died:
+            assert over is not None
+            assert nth > 2
             return
     pytest.fail("the operation never came to its end")

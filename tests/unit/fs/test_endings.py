@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
@@ -37,6 +38,11 @@ class ShortSpool(Spool):
         if self.is_stuck:
             raise local_error(OSError(errno.EIO, "the test broke it"), "beginning a version")
         super().move(inode, version, to)
+
+    def sync_places(self, places: Iterable[tuple[Inode, Version]]) -> None:
+        if self.is_short:
+            raise local_error(OSError(errno.EMFILE, "the test took them all"), "syncing the spool")
+        super().sync_places(places)
 
 
 @pytest.fixture
@@ -215,10 +221,29 @@ def test_removed_bytes_are_not_forgotten_when_the_disk_is_full(tree: Tree) -> No
     tree.fs.unlink(tree.r, b"f")
     tree.engine.sync(tree.engine.position)
     tree.engine.room_for = 0
-    with pytest.raises(NoSpace):
-        tree.fs.reap()
-    tree.engine.room_for = None
     assert tree.fs.reap() == 1
+    with pytest.raises(NoSpace):
+        tree.fs.forget_removed(tree.fs.removed())
+    assert tree.fs.removed()
+    tree.engine.room_for = None
+    tree.fs.forget_removed(tree.fs.removed())
+    assert not tree.fs.removed()
+    at_rest(tree)
+
+
+def test_removals_that_cannot_be_made_final_refuse_nothing_and_wait(tmp_path: Path, spool: ShortSpool) -> None:
+    tree = Tree(tmp_path, settings=Settings(reserve_bytes=0, drops_pending_max=2), spool=spool)
+    names = [b"%d" % number for number in range(12)]
+    for name in names:
+        tree.file(name)
+    spool.is_short = True
+    for name in names:
+        tree.fs.unlink(tree.r, name)
+        tree.engine.sync(tree.engine.position)
+        tree.fs.reap()
+    assert len(tree.fs.removed()) == 3, "one more than may wait: nothing is removed that cannot be made final"
+    spool.is_short = False
+    tree.crash()
     at_rest(tree)
 
 

@@ -110,7 +110,7 @@ def test_a_file_goes_with_its_name_its_attributes_its_local_bytes_and_all_kept_v
         tree.fs.versions.undelete(b"r/doe^jane.2")
     with tree.engine.read() as reader:
         found = erasures.find(reader, number)
-    assert (found.stage, found.files, found.repository) == (Stage.OVER, 1, tree.r)
+    assert (found.stage, found.files, int(found.repository)) == (Stage.OVER, 1, int(tree.r))
     assert found.reason == "the patient asked for it"
 
 

@@ -87,7 +87,7 @@ def test_the_brief_name_of_an_upload_is_not_noted_and_a_long_one_is(tree: Tree) 
         found = past.find_at(reader, tree.r, b"b", renamed)
         assert found is not None
         assert past.find_at(reader, tree.r, b"b", renamed - 1) is None
-        assert past.find_at(reader, tree.r, b"a", renamed - 1) == dataclasses.replace(found, name=b"a")
+        assert past.find_at(reader, tree.r, b"a", renamed - 1) == found._replace(name=b"a")
         assert past.find_at(reader, tree.r, b"a", renamed) is None
 
 

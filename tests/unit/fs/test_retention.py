@@ -6,6 +6,7 @@ import dataclasses
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -15,6 +16,7 @@ from vnafs.domain.errors import (
     Committed,
     Held,
     InvalidArgument,
+    NoSpace,
     NoSuchAttribute,
     NotFound,
     NotPermitted,
@@ -28,7 +30,7 @@ from vnafs.domain.retention import RetentionMode
 from vnafs.fs.attributes import AttributeChanges
 from vnafs.fs.rename import RENAME_EXCHANGE
 from vnafs.fs.settings import Settings
-from vnafs.index import audits, holds, retentions, steady
+from vnafs.index import holds, retentions, steady
 from vnafs.index.engine import prefix_stop
 
 DAY = 86400
@@ -50,6 +52,11 @@ def rules(tree: Tree, *, reason: str = "", **changes: object) -> None:
 def retain(tree: Tree, inode: Inode, days: int = 10, **how: object) -> bool:
     [changed] = tree.fs.retentions.retain([(inode, Inode(0))], seconds=days * DAY, **how)  # type: ignore[arg-type]
     return changed
+
+
+def deeds(tree: Tree, *actions: str) -> list[dict[str, Any]]:
+    """What was noted of some kinds, in order."""
+    return [what for _, what in tree.fs.retentions.audit(0, 1000) if what["action"] in actions]
 
 
 def folder(tree: Tree, name: bytes, parent: Inode | None = None) -> Inode:
@@ -350,6 +357,19 @@ def test_the_walk_for_older_files_goes_on_after_a_crash(tree: Tree, monkeypatch:
     assert committed(tree) == files
 
 
+def test_the_walk_for_older_files_leaves_none_out_when_the_disk_is_full(tree: Tree) -> None:
+    files = {file_in(tree, tree.r, b"%d" % number) for number in range(10)}
+    rules(tree, autocommit_seconds=3600)
+    tree.engine.room_for = 0
+    with pytest.raises(NoSpace):
+        work(tree)
+    tree.engine.room_for = None
+    work(tree)
+    tree.clock.sleep(3700)
+    work(tree)
+    assert committed(tree) == files
+
+
 def test_a_death_right_after_a_rule_was_written_leaves_no_older_file_out(
     tree: Tree, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -402,7 +422,7 @@ def test_compliance_is_never_shortened_and_governance_with_a_reason_that_is_kept
     found = tree.fs.retentions.of(inode).retention
     assert found is not None
     assert found.until_ns == tree.clock.now() + 5 * DAY * NS
-    [(_, noted)] = tree.fs.retentions.audit(0, 10)
+    [noted] = deeds(tree, "shortened")
     assert (noted["action"], noted["inode"], noted["reason"]) == ("shortened", inode, "a mistake")
 
 
@@ -429,8 +449,8 @@ def test_compliance_is_never_left_and_governance_with_a_reason(tree: Tree) -> No
         tree.fs.unlink(Inode(number), b"f")
     tree.clock.sleep(11 * DAY)
     tree.fs.release(tree.open(inode, os.O_WRONLY | os.O_TRUNC))
-    with tree.engine.read() as reader:
-        assert [noted["action"] for _, noted in audits.every(reader)] == ["weakened"]
+    [noted] = deeds(tree, "weakened")
+    assert (noted["inode"], noted["reason"]) == (number, "moved elsewhere")
 
 
 def test_what_is_no_file_or_in_no_such_repository_is_not_committed(tree: Tree) -> None:
@@ -469,7 +489,7 @@ def test_a_held_file_refuses_every_change_until_no_hold_is_left(tree: Tree) -> N
         tree.fs.retentions.release(inode, "one", "again")
     tree.fs.setattr(inode, AttributeChanges(mode=0o600), ALICE)
     tree.fs.unlink(tree.r, b"f")
-    assert len(tree.fs.retentions.audit(0, 10)) == 4
+    assert len(deeds(tree, "held", "released")) == 4
 
 
 def test_a_hold_on_a_directory_covers_what_is_and_what_comes_and_follows_it(tree: Tree) -> None:

@@ -14,7 +14,7 @@ from tests.unit.fs.test_history import overwrite, packed
 from tests.unit.fs.test_kept_versions import content
 from vnafs.domain.errors import Busy, InvalidArgument, ReadOnly, Refused
 from vnafs.domain.faults import Faults
-from vnafs.domain.files import FileState
+from vnafs.domain.files import FileState, Verdict
 from vnafs.domain.ids import Inode, RepositoryId
 from vnafs.fs.attributes import AttributeChanges
 from vnafs.fs.retrace import Outcome
@@ -82,7 +82,8 @@ def finish(tree: Tree) -> None:
     for _ in range(10_000):
         if not tree.fs.repositories.get(RepositoryId(tree.r)).rolling_to_ns:
             return
-        tree.fs.rollbacks.step()
+        if not tree.fs.rollbacks.step():
+            tree.pack_left()
     raise AssertionError("a rollback that never ends")
 
 
@@ -91,6 +92,7 @@ def settle(tree: Tree) -> None:
     for inode in files(tree):
         if tree.fs.facts(inode).state in {FileState.OPEN, FileState.SEALED}:
             tree.advance(inode, FileState.PACKED)
+    tree.pack_left()
 
 
 def files(tree: Tree, folder: Inode | None = None) -> list[Inode]:
@@ -225,12 +227,45 @@ def test_what_was_never_kept_stays_as_it_is_now(tree: Tree) -> None:
     inode = packed(tree, b"f", b"one", FileState.SEALED)
     packed(tree, b"g", b"one", FileState.SEALED)
     before = moment(tree)
+    for left in (inode, tree.fs.lookup(tree.r, b"g").inode):
+        tree.local(left).write_bytes(b"changed behind vnafs")
     overwrite(tree, inode, b"two")
     tree.fs.unlink(tree.r, b"g")
     tree.file(b"g", b"another")
     assert roll(tree, before) == {"newer": 1, "lost": 1}
     assert content(tree, tree.fs.lookup(tree.r, b"f").inode) == b"two"
     assert content(tree, tree.fs.lookup(tree.r, b"g").inode) == b"another"
+
+
+def test_a_rollback_waits_for_versions_that_are_still_to_be_packed(tree: Tree) -> None:
+    number = RepositoryId(tree.r)
+    inode = packed(tree, b"f", b"one", FileState.SEALED)
+    before = moment(tree)
+    overwrite(tree, inode, b"two")
+    tree.fs.rollbacks.begin(number, before)
+    for _ in range(5):
+        tree.fs.rollbacks.step()
+    assert tree.fs.repositories.get(number).rolling_to_ns
+    assert tree.pack_left() == [Verdict.KEPT]
+    finish(tree)
+    assert content(tree, tree.fs.lookup(tree.r, b"f").inode) == b"one"
+
+
+def test_a_rollback_does_not_wait_for_ever_nor_for_other_repositories(tree: Tree) -> None:
+    number = RepositoryId(tree.r)
+    packed(tree, b"f", b"one", FileState.SEALED)
+    before = moment(tree)
+    tree.fs.unlink(tree.r, b"f")
+    other = RepositoryId(tree.repository("other"))
+    tree.clock.sleep(1)
+    tree.fs.rollbacks.begin(other, tree.clock.now())
+    while tree.fs.repositories.get(other).rolling_to_ns:
+        assert tree.fs.rollbacks.step() or not tree.fs.repositories.get(other).rolling_to_ns
+    tree.fs.rollbacks.begin(number, before)
+    assert not tree.fs.rollbacks.step()
+    tree.clock.sleep(300)
+    finish(tree)
+    assert tree.fs.rollbacks.counts(number) == {"lost": 1}
 
 
 def test_clients_change_nothing_meanwhile_and_may_read(tree: Tree) -> None:

@@ -11,8 +11,8 @@ from tests.model.treecheck import check_tree
 from tests.semantics.trees import ALICE, Tree
 from vnafs.domain.clock import NANOSECONDS, Instant
 from vnafs.domain.errors import InvalidArgument, NotFound, StorageFailed
-from vnafs.domain.files import Candidate, FileState, Proposal, Verdict
-from vnafs.domain.ids import Inode, Version
+from vnafs.domain.files import Candidate, FileState, Fingerprint, Proposal, Seal, Verdict
+from vnafs.domain.ids import Inode, Sha256, Version
 from vnafs.fs.tiering import EVICTIONS_MAX
 from vnafs.index import queue
 from vnafs.index.feeds import read_from
@@ -62,6 +62,21 @@ def test_several_steps_at_once_and_the_same_again(tree: Tree) -> None:
     assert tree.fs.facts(inode).state is FileState.PACKED
     assert tree.advance(inode, FileState.SEALED) is Verdict.DONE, "its pack was given up"
     assert tree.advance(inode, FileState.OPEN) is Verdict.ILLEGAL
+
+
+@pytest.mark.parametrize("state", [FileState.PACKED, FileState.REPLICATED, FileState.STUB])
+def test_news_of_other_bytes_is_news_of_nothing(tree: Tree, state: FileState) -> None:
+    inode = tree.file(b"f")
+    assert tree.advance(inode, FileState.REPLICATED) is Verdict.DONE
+    if state is FileState.PACKED:
+        assert tree.advance(inode, FileState.PACKED) is Verdict.DONE
+    if state is FileState.STUB:
+        tree.evict(inode)
+    facts = tree.fs.facts(inode)
+    other = Seal(Sha256(bytes(32)), Fingerprint(3, 1, 1))
+    [verdict] = tree.fs.advance([Proposal(inode, Version(1), FileState.PACKED, other)])
+    assert verdict is Verdict.GONE
+    assert tree.fs.facts(inode) == facts
 
 
 def test_no_seal_no_step_out_of_open(tree: Tree) -> None:
@@ -126,7 +141,7 @@ def test_facts_show_a_path_through_renames(tree: Tree) -> None:
     assert tree.fs.facts(inode).path_hint == b"r/d/g"
 
 
-def test_many_files_are_evicted_with_one_sync_and_one_verdict_each(tree: Tree) -> None:
+def test_many_files_are_evicted_with_one_sync_of_what_goes_and_one_verdict_each(tree: Tree) -> None:
     files = [tree.file(b"%d" % number) for number in range(4)]
     gone, open_, kept, changed = files
     for inode in files:
@@ -144,7 +159,7 @@ def test_many_files_are_evicted_with_one_sync_and_one_verdict_each(tree: Tree) -
         Verdict.CHANGED,
         Verdict.DONE,
     ]
-    assert tree.engine.syncs == syncs + 1
+    assert tree.engine.syncs == syncs + 2, "one for what goes, one for the file that begins a version"
     assert not tree.local(gone).exists()
     assert tree.local(kept).exists()
     assert tree.fs.read(handle, 0, 10) == b"bytes"

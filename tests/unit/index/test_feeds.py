@@ -158,11 +158,11 @@ class CountingEngine(MemoryEngine):
 
     looks = 0
 
-    def read(self) -> contextlib.AbstractContextManager[Any]:
+    def read(self) -> Any:
         self.looks += 1
         return super().read()
 
-    def write(self) -> contextlib.AbstractContextManager[Any]:
+    def write(self) -> Any:
         self.looks += 1
         return super().write()
 

@@ -6,6 +6,7 @@ import dataclasses
 
 import pytest
 
+from vnafs.domain.actors import UNKNOWN, at_mount
 from vnafs.domain.clock import Instant
 from vnafs.domain.errors import Damaged, FormatUnknown, VnaError
 from vnafs.domain.ids import Inode, RepositoryId, Version
@@ -44,9 +45,18 @@ def test_a_repository_record_of_a_newer_program_is_refused() -> None:
             repositories.find(tx, PLAIN.id)
 
 
+def test_a_retention_of_an_earlier_program_says_that_nobody_knows_who_it_was() -> None:
+    found = retentions.decode(b"\x01\x02" + (9).to_bytes(8, "big") + (4).to_bytes(8, "big"))
+    assert found == Retention(RetentionMode.COMPLIANCE, 9, 4, UNKNOWN)
+    assert found.by.shown() == {"by": "unknown"}
+
+
 def test_rows_come_back_as_they_were_put() -> None:
     engine = MemoryEngine()
-    one, other = Retention(RetentionMode.GOVERNANCE, 5, 3), Retention(RetentionMode.COMPLIANCE, 1 << 62, -1)
+    one, other = (
+        Retention(RetentionMode.GOVERNANCE, 5, 3),
+        Retention(RetentionMode.COMPLIANCE, 1 << 62, -1, at_mount(2**32 - 2)),
+    )
     hold = Hold(Inode(7), "case é", RepositoryId(2), Inode(9), 11, "a letter", is_directory=True)
     waits = Committing(40, Inode(5), Version(2), 33)
     with engine.write() as tx:

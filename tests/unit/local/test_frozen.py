@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -10,7 +11,8 @@ import pytest
 
 from vnafs.domain.clock import Instant
 from vnafs.domain.errors import NoSpace, StorageFailed
-from vnafs.local.frozen import CHUNK_BYTES, FrozenCopies
+from vnafs.local.cloning import CHUNK_BYTES
+from vnafs.local.frozen import COMPARED_BYTES, FrozenCopies
 from vnafs.local.spool import fingerprint_of
 
 AGES = 1e9
@@ -123,10 +125,74 @@ def test_a_copy_is_given_up_when_all_is_to_end(source, clock, tmp_path) -> None:
     assert left(tmp_path) == []
 
 
+def test_of_a_file_that_only_grows_what_it_was_is_copied(copies, source, clock, tmp_path) -> None:
+    before = source.read_bytes()
+
+    def grow() -> None:
+        if not left(tmp_path):
+            return
+        with open(source, "ab") as file:
+            file.write(b"more")
+
+    clock.at_look = grow
+    mark = fingerprint_of(os.stat(source))
+    copy = copies.copy_while_written(str(source), "7.1", seconds_max=AGES)
+    assert Path(copy.path).read_bytes() == before
+    assert fingerprint_of(os.stat(source)) != mark == copy.fingerprint, "the next look finds that it changed"
+
+
+def test_what_is_written_between_two_readings_is_read_once_more(copies, source, clock, tmp_path) -> None:
+    source.write_bytes(os.urandom(3 * COMPARED_BYTES))
+    deeds = [b"first", b"second"]
+
+    def deed() -> None:
+        if deeds and left(tmp_path):
+            with open(source, "r+b") as file:
+                file.seek(COMPARED_BYTES * 2 + 5)
+                file.write(deeds.pop(0))
+
+    clock.at_look = deed
+    copy = copies.copy_while_written(str(source), "7.1", seconds_max=AGES)
+    assert deeds == []
+    assert Path(copy.path).read_bytes() == source.read_bytes()
+
+
+@pytest.mark.parametrize("change", ["written", "cut"])
+def test_a_file_of_which_two_readings_are_never_alike_is_not_copied(copies, source, clock, tmp_path, change) -> None:
+    source.write_bytes(bytes(3 * COMPARED_BYTES))
+    times = itertools.count(1)
+
+    def deed() -> None:
+        if not left(tmp_path):
+            return
+        if change == "cut":
+            os.truncate(source, 100)
+            return
+        with open(source, "r+b") as file:
+            file.seek(-8, os.SEEK_END)
+            file.write(next(times).to_bytes(8, "big"))
+
+    clock.at_look = deed
+    assert copies.copy_while_written(str(source), "7.1", seconds_max=AGES) is None
+    assert left(tmp_path) == []
+
+
+def test_readings_that_take_too_long_are_given_up(copies, source, clock, tmp_path) -> None:
+    source.write_bytes(bytes(3 * COMPARED_BYTES))
+
+    def slow() -> None:
+        clock.passed += 1
+
+    clock.at_look = slow
+    assert copies.copy_while_written(str(source), "7.1", seconds_max=2) is None
+    assert left(tmp_path) == []
+
+
 def test_the_reserve_is_not_touched(source, clock, tmp_path) -> None:
     copies = FrozenCopies(str(tmp_path / "frozen"), reserve_bytes=1 << 62, clock=clock)
     for attempt in (
         lambda: copies.copy(str(source), "7.1", seconds_max=AGES),
+        lambda: copies.copy_while_written(str(source), "7.1", seconds_max=AGES),
         lambda: copies.clone(str(source), "7.1"),
     ):
         with pytest.raises(NoSpace):

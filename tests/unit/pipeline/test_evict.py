@@ -15,6 +15,7 @@ from tests.semantics.trees import Tree
 from vnafs.domain.clock import Instant
 from vnafs.domain.copies import Copy
 from vnafs.domain.errors import Damaged
+from vnafs.domain.eviction import OPEN, YES
 from vnafs.domain.files import FileFacts, FileState, Verdict
 from vnafs.domain.ids import Inode, TargetName, Version
 from vnafs.pipeline.evict import Evictor
@@ -88,6 +89,26 @@ def test_many_files_take_one_sync_and_each_gets_its_answer(bench: Bench, faults:
     assert points == ["evict.decided", "evict.recorded", "evict.removed"]
     assert bench.evictor.evict_many([one])[0].yes
     assert bench.settled == 1
+
+
+def test_what_is_closed_a_moment_later_goes_for_who_waits(bench: Bench) -> None:
+    [one, two] = bench.replicated(b"1", b"2")
+    handles = {inode: bench.tree.open(inode) for inode in (one, two)}
+    sleep = bench.tree.clock.sleep
+
+    def and_close(seconds: float) -> None:
+        sleep(seconds)
+        if one in handles and bench.tree.clock.passed > 0.3:
+            bench.tree.fs.release(handles.pop(one))
+
+    bench.tree.clock.sleep = and_close  # type: ignore[method-assign] # somebody closes meanwhile
+    assert bench.evictor.evict_many([one]) == [OPEN]
+    began = bench.tree.clock.passed
+    assert bench.evictor.evict_many([one, two, one], wait_seconds=1.0) == [YES, OPEN, YES]
+    assert 1.0 <= bench.tree.clock.passed - began < 1.2
+    began = bench.tree.clock.passed
+    assert bench.evictor.evict_many([two], wait_seconds=1e9) == [OPEN]
+    assert bench.tree.clock.passed - began < 11, "nobody waits for ever"
 
 
 def test_more_than_a_call_takes_go_in_several(bench: Bench) -> None:

@@ -1,6 +1,7 @@
 """Canonical JSON and envelopes, beside what others make of them."""
 
 import json
+from typing import Any
 
 import pytest
 import rfc8785
@@ -49,7 +50,7 @@ def test_the_key_id_is_the_thumbprint_that_others_compute(key):
 
 def test_an_envelope_that_another_library_signed_is_opened(key):
     protected = {"alg": "EdDSA", "typ": jws.TYPE}
-    member = {"protected": protected}
+    member: Any = {"protected": protected}
     raw = OKPKey.import_key({**jws.jwk(key.public_key()), "d": jws.encode(key.private_bytes_raw())})
     envelope = jose.serialize_json(member, json.dumps({"x": 1}), raw, algorithms=["EdDSA"])
     assert jws.opened(envelope, key.public_key()) == {"x": 1}

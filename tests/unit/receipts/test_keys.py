@@ -5,7 +5,7 @@ import stat
 
 import pytest
 
-from vnafs.domain.errors import Damaged, InvalidArgument, NotFound
+from vnafs.domain.errors import Damaged
 from vnafs.receipts import jws, keys
 
 
@@ -27,11 +27,14 @@ def test_a_key_that_cannot_be_read_is_not_replaced(tmp_path):
     assert (tmp_path / keys.FILE_NAME).read_text() == "nonsense"
 
 
-def test_a_public_key_comes_back_from_its_pem(tmp_path):
-    key = keys.ensure(str(tmp_path))[0].public_key()
-    (tmp_path / "public.pem").write_text(keys.public_pem(key))
-    assert jws.jwk(keys.read_public(str(tmp_path / "public.pem"))) == jws.jwk(key)
-    with pytest.raises(NotFound):
-        keys.read_public(str(tmp_path / "none"))
-    with pytest.raises(InvalidArgument):
-        keys.read_public(str(tmp_path / keys.FILE_NAME))
+def test_a_key_is_found_taken_out_and_the_same_from_its_bytes(tmp_path):
+    assert keys.find(str(tmp_path)) is None
+    key, _ = keys.ensure(str(tmp_path))
+    os.utime(tmp_path / keys.FILE_NAME, ns=(1, 1_700_000_000_000_000_000))
+    found, written = keys.find(str(tmp_path))
+    assert written == 1_700_000_000_000_000_000
+    assert keys.secret_of(found) == keys.secret_of(key)
+    assert keys.public_bytes(keys.private_key(keys.secret_of(key))) == keys.public_bytes(key)
+    keys.remove(str(tmp_path))
+    keys.remove(str(tmp_path))
+    assert os.listdir(tmp_path) == []

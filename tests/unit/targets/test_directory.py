@@ -130,7 +130,7 @@ def test_without_hard_links_an_exclusive_rename_does_it(root: Path, monkeypatch:
     def no_links(*_arguments: object, **_options: object) -> None:
         raise OSError(errno.EPERM, "no links on vfat")
 
-    monkeypatch.setattr(place.os, "link", no_links)
+    monkeypatch.setattr(os, "link", no_links)
     target = opened(root)
     target.probe()
     target.put(A, BODY)
@@ -145,7 +145,7 @@ def test_without_either_it_refuses_instead_of_risking_half_an_object(
     def no_links(*_arguments: object, **_options: object) -> None:
         raise OSError(errno.EOPNOTSUPP, "no links")
 
-    monkeypatch.setattr(place.os, "link", no_links)
+    monkeypatch.setattr(os, "link", no_links)
     monkeypatch.setattr(place, "_renameat2", lambda: None)
     with pytest.raises(TargetRefused, match="neither hard links nor exclusive renames"):
         opened(root).probe()

@@ -72,37 +72,51 @@ class Folding:
 
     def _recover(self, path: str) -> int:
         mark = self._environment.mark()
-        sequence = mark.sequence if mark else 0
+        epoch, sequence = (mark.epoch, mark.sequence) if mark else (0, 0)
+        new_epoch = int.from_bytes(os.urandom(8), "big") | 1
         try:
-            if mark and mark.epoch:
+            records: list[logfile.Record] = []
+            ready = False
+            if epoch:
                 segments = logfile.map_segments(path)
-                records = logfile.chain(segments, mark.epoch, sequence, what=path)
-                self._replay(records, mark.epoch)
-                if records:
-                    sequence = records[-1].sequence
-                    _log.info("index log replayed", extra={"records": len(records), "sequence": sequence})
-                    self._faults.reach("log.replayed")
-            self._log = logfile.open_log(path, self._settings.segment_bytes)
+                records = logfile.chain(segments, epoch, sequence, what=path)
+            if records:
+                # both segments stay as they are: the last commit may end their epoch too
+                ready = logfile.is_ready(path, self._settings.segment_bytes)
+                self._replay(records, epoch, new_epoch if ready else epoch)
+                sequence = records[-1].sequence
+                _log.info("index log replayed", extra={"records": len(records), "sequence": sequence})
+                epoch = new_epoch if ready else epoch
+                self._faults.reach("log.replayed")
+            # a segment is only made anew when all is folded: what is not shows that their names were synced since
+            self._log = logfile.open_log(path, self._settings.segment_bytes, names_are_synced=ready)
         except OSError as error:
             raise translated_os(error, "opening the index log") from error
-        self._epoch = int.from_bytes(os.urandom(8), "big") | 1
+        self._epoch = new_epoch
         try:
-            self._environment.commit((), Mark(self._epoch, sequence))
+            if epoch != new_epoch:
+                self._environment.commit((), Mark(new_epoch, sequence))
         except VnaError:
             self._log.close()
             raise
         return sequence
 
-    def _replay(self, records: Sequence[logfile.Record], epoch: int) -> None:
-        """Fold what a log holds. Raises NoSpace when not even a few records find room."""
+    def _replay(self, records: Sequence[logfile.Record], epoch: int, last_epoch: int) -> None:
+        """Fold what a log of *epoch* holds; its last commit gets *last_epoch*.
+
+        Raises NoSpace when not even a few records find room.
+        """
         done, at_once = 0, _REPLAY_RECORDS
         while done < len(records):
             batch = records[done : done + at_once]
             rows: dict[bytes, bytes | None] = {}
             for record in batch:
                 rows.update(record.rows())
+            is_last = done + len(batch) == len(records)
             try:
-                self._environment.commit(sorted(rows.items()), Mark(epoch, batch[-1].sequence))
+                self._environment.commit(
+                    sorted(rows.items()), Mark(last_epoch if is_last else epoch, batch[-1].sequence)
+                )
             except NoSpace:
                 if at_once <= _REPLAY_RECORDS_MIN:
                     raise

@@ -248,7 +248,19 @@ def map_segments(path: str) -> list[mmap.mmap]:
     return found
 
 
-def open_log(path: str, segment_bytes: int) -> Log:
+def is_ready(path: str, segment_bytes: int) -> bool:
+    """Whether `open_log` would make no segment anew. Raises OSError."""
+    return all(_fits(os.path.join(path, name), segment_bytes) for name in SEGMENT_NAMES)
+
+
+def _fits(full: str, segment_bytes: int) -> bool:
+    try:
+        return os.stat(full).st_size == segment_bytes
+    except FileNotFoundError:
+        return False
+
+
+def open_log(path: str, segment_bytes: int, *, names_are_synced: bool = False) -> Log:
     """Open both segments at their start, made anew where they are missing or of another size.
 
     Everything in them must have been folded, and the epoch raised, before the first append. Raises OSError.
@@ -257,23 +269,24 @@ def open_log(path: str, segment_bytes: int) -> Log:
     try:
         for name in SEGMENT_NAMES:
             full = os.path.join(path, name)
-            try:
-                fits = os.stat(full).st_size == segment_bytes
-            except FileNotFoundError:
-                fits = False
-            if not fits:
+            if not _fits(full, segment_bytes):
                 _make_segment(full, segment_bytes)
             descriptors.append(os.open(full, os.O_RDWR | os.O_CLOEXEC))
-        directory = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            os.fsync(directory)
-        finally:
-            os.close(directory)
+        if not names_are_synced:
+            _sync_names(path)
     except OSError:
         for descriptor in descriptors:
             os.close(descriptor)
         raise
     return Log(descriptors, segment_bytes)
+
+
+def _sync_names(path: str) -> None:
+    directory = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(directory)
+    finally:
+        os.close(directory)
 
 
 def _make_segment(full: str, segment_bytes: int) -> None:
