@@ -46,7 +46,7 @@ run: setup ## Make a demo archive if there is none and serve it until Ctrl-C
 	@exec $(VENV)/bin/vna serve --archive $(DEMO)/archive
 
 test: setup-test lint ## Lint, type check and run every test (the long suites as a seeded sample)
-	@$(PYTEST) -n 2 --dist loadgroup --durations 40 -m "not soak"
+	@$(PYTEST) -n 4 --dist loadgroup --durations 40 -m "not soak"
 
 lint: setup-test ## Lint, format check, strict types
 	@$(VENV)/bin/ruff check .

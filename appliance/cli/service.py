@@ -8,7 +8,8 @@ import sys
 
 from appliance.cli.asking import Asking
 from appliance.service.units import units
-from appliance.shares import files
+from appliance.shares import files, sessions
+from appliance.system import run
 from vnafs import store as archive_store
 from vnafs.fuse.stale import take_away
 
@@ -39,10 +40,13 @@ def unmount(_: argparse.Namespace, asking: Asking) -> int:
     configuration = asking.configuration
     with archive_store.served_by_nobody(configuration.archive):
         is_there = take_away(configuration.mount)
+        told = sessions.close(configuration.shares, run) if is_there else []
 
     def show() -> None:
         what = "is not mounted any more" if is_there else "had nothing of ours mounted"
         asking.console.say(f"{configuration.mount} {what}.")
+        if told:
+            asking.console.say(f"Clients of {', '.join(told)} were told to connect again.")
 
-    asking.console.result({"mount": configuration.mount, "unmounted": is_there}, show)
+    asking.console.result({"mount": configuration.mount, "unmounted": is_there, "shares_closed": told}, show)
     return DONE

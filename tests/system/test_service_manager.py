@@ -110,9 +110,9 @@ def test_after_a_stop_nothing_is_kept_and_unmount_takes_away_what_is_left(archiv
         assert manager.do("stop") == 0
         assert not archive.is_mounted()
         assert os.path.ismount(archive.mount), "a dead mount"
-        assert archive.vna("unmount") == {"mount": str(archive.mount), "unmounted": True}
+        assert archive.vna("unmount") == {"mount": str(archive.mount), "unmounted": True, "shares_closed": []}
         assert not os.path.ismount(archive.mount)
-        assert archive.vna("unmount") == {"mount": str(archive.mount), "unmounted": False}
+        assert archive.vna("unmount") == {"mount": str(archive.mount), "unmounted": False, "shares_closed": []}
         manager.do("start")
         assert (archive.share / "f").read_bytes() == b"bytes"
 

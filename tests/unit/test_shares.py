@@ -11,7 +11,8 @@ import tomlkit
 from appliance import config
 from appliance.cli import recovery
 from appliance.cli.main import main
-from appliance.shares import files
+from appliance.domain.commands import Ran
+from appliance.shares import files, sessions
 from vnafs.domain.errors import ConfigurationInvalid, Refused
 
 FSID = "6a4a5b0e-7a7f-4b7e-9d43-0d2a4a1f6a10"
@@ -300,3 +301,21 @@ def test_a_restored_archive_has_its_shares_wherever_it_is_mounted():
     document, _ = recovery._document(tomlkit.parse(tomlkit.dumps(recorded)), args, [])
     found = config.parse(document.unwrap(), archive="/srv/b", file="vnafs.toml")
     assert found.shares == parse(smb(), nfs(repository="other")).shares
+
+
+def test_clients_of_smb_are_told_that_their_tree_is_gone_and_those_of_nfs_cannot_be():
+    shares, said = parse(smb(), smb(name="other"), nfs(read_only=True)).shares, []
+
+    def run(words, *, text="", secret=""):
+        said.append(words)
+        return Ran(int("other" in words), "", "")
+
+    assert sessions.close(shares, run) == ["images"]
+    assert said == [["smbcontrol", "smbd", "close-share", name] for name in ("images", "other")]
+
+
+def test_a_machine_without_samba_has_no_clients_to_tell():
+    def run(words, *, text="", secret=""):
+        raise Refused(what="Running smbcontrol", why="it is not installed here")
+
+    assert sessions.close(parse(smb()).shares, run) == []
