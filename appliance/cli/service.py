@@ -7,10 +7,11 @@ import os
 import sys
 
 from appliance.cli.asking import Asking
-from appliance.service.units import units
+from appliance.service.units import archive_of, units
 from appliance.shares import files, sessions
 from appliance.system import run
 from vnafs import store as archive_store
+from vnafs.domain.errors import Refused
 from vnafs.fuse.stale import take_away
 
 DONE, NOT_YET = 0, 1
@@ -20,6 +21,11 @@ def render(args: argparse.Namespace, asking: Asking) -> int:
     """Write the units, or say which differ. Raises Refused."""
     folder = os.path.abspath(args.into)
     texts = units(asking.configuration.archive, sys.executable)
+    for name, text in texts.items():
+        there = archive_of(files.read(folder, name))
+        if not args.check and there and there != archive_of(text):
+            path = os.path.join(folder, name)
+            raise Refused(what=f"Writing {path}", why=f"it serves {there}, and a machine one archive: remove it first")
     names = files.differing(folder, texts) if args.check else files.write(folder, texts)
     answer = {"into": folder, "differ" if args.check else "written": names, "files": sorted(texts)}
 

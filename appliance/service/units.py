@@ -10,6 +10,7 @@ what it mounts would be seen by nobody else.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 
 from vnafs.domain.errors import Refused
@@ -42,7 +43,7 @@ def units(archive: str, python: str) -> dict[str, str]:
             ("After", f"local-fs.target network-online.target {MOUNT}"),
             ("Wants", "network-online.target"),
             ("BindsTo", MOUNT),
-            ("RequiresMountsFor", _word(archive)),
+            ("RequiresMountsFor", _path(archive)),
             # before whoever shares what it mounts
             ("Before", "smbd.service nfs-server.service nfs-ganesha.service"),
             ("StartLimitIntervalSec", "60"),
@@ -107,8 +108,19 @@ def _text(sections: Mapping[str, Lines]) -> str:
 
 
 def _word(text: str) -> str:
-    """A word of a unit's line. Raises Refused for what none can have."""
+    """A word of a command, where $ begins a variable. Raises Refused for what none can have."""
+    return _path(text).replace("$", "$$")
+
+
+def _path(text: str) -> str:
+    """A path elsewhere in a unit. Raises Refused for what none can have."""
     if not text.isprintable() or any(char in "\"'\\" for char in text):
         raise Refused(what=f"A unit for {text!r}", why="systemd's configuration does not take its characters")
-    escaped = text.replace("%", "%%").replace("$", "$$")
+    escaped = text.replace("%", "%%")
     return f'"{escaped}"' if " " in escaped else escaped
+
+
+def archive_of(text: str) -> str:
+    """What the lines of a unit name as its archive, as they write it; empty when they are no unit of ours."""
+    found = re.search(r' --archive ("[^"]*"|\S+)$', text, re.MULTILINE) if text.startswith(_HEADER) else None
+    return found[1] if found else ""

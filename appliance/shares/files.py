@@ -62,6 +62,11 @@ def write(folder: str, texts: Mapping[str, str]) -> list[str]:
     return names
 
 
+def read(folder: str, name: str) -> str:
+    """One of them as it is there, empty when it is not. Raises Refused."""
+    return (_read(os.path.join(folder, name)) or b"").decode(errors="replace")
+
+
 def _read(path: str) -> bytes | None:
     try:
         with open(path, "rb") as stream:

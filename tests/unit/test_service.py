@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from appliance.cli.main import main
 from appliance.service.systemd import ServiceManager, manager_of
 from appliance.service.units import MOUNT, SERVICE, units
 from vnafs.domain.errors import Refused
@@ -59,6 +60,19 @@ def test_the_same_archive_gives_the_same_units() -> None:
 def test_words_of_a_unit_keep_their_characters() -> None:
     text = units("/srv/100% of $it", "/opt/python")[SERVICE]
     assert '--archive "/srv/100%% of $$it"' in text
+    assert 'RequiresMountsFor="/srv/100%% of $it"' in text, "where systemd knows no variables"
+
+
+def test_units_of_another_archive_are_not_written_over(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    render = ["service", "render", "--into", str(tmp_path / "units"), "--archive"]
+    for name in "ab":
+        assert main(["init", str(tmp_path / name), "--mount", str(tmp_path / f"{name}.mnt")]) == 0
+    assert main([*render, str(tmp_path / "a")]) == 0
+    before = {path: path.read_bytes() for path in (tmp_path / "units").iterdir()}
+    assert main([*render, str(tmp_path / "b")]) == 3
+    assert f"it serves {tmp_path / 'a'}" in capsys.readouterr().err
+    assert {path: path.read_bytes() for path in (tmp_path / "units").iterdir()} == before
+    assert main([*render, str(tmp_path / "a")]) == 0
 
 
 @pytest.mark.parametrize("archive", ['/srv/"a"', "/srv/a\nExecStart=x", "/srv/a\\b"])
