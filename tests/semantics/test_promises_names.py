@@ -51,6 +51,7 @@ def test_p2_only_a_durable_repository_makes_answers_wait(tmp_path: Path, tree: T
 
 def test_p4_close_of_a_writer_waits_for_bytes_and_name_and_of_a_reader_for_nothing(tmp_path: Path) -> None:
     tree = Tree(tmp_path, acknowledgement=DURABLE)
+    tree.spool.names_follow_bytes = False  # elsewhere than on ext4 and XFS
     handle = tree.create(b"f", b"bytes")
     commitment = tree.fs.flush(handle)
     assert commitment is not None

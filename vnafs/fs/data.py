@@ -85,6 +85,7 @@ class Data:
             return self.open(inode, flags, caller), core.attributes(inode, core.row(inode))
         file = OpenFile(inode, mode)
         file.writing = descriptor
+        file.directory_settled = core.spool.names_follow_bytes
         core.handles.files[inode] = file
         access = flags & os.O_ACCMODE
         writable = access != os.O_RDONLY
@@ -328,7 +329,7 @@ class Data:
             # would be looked for where its bytes are not, and they would not be its own.
             self._core.sync()
             self._core.spool.move(file.inode, row.version, Version(row.version + 1))
-        file.directory_settled = False  # its name there is new
+        file.directory_settled = is_new and self._core.spool.names_follow_bytes  # its name there is new
         self._core.faults.reach("tree.version_begun")
 
     def _trust(self, inode: Inode) -> None:

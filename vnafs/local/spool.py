@@ -23,6 +23,7 @@ from vnafs.domain.errors import Damaged, FileTooBig, NoSpace, StorageFailed, Too
 from vnafs.domain.files import Fingerprint
 from vnafs.domain.ids import Inode, Version
 from vnafs.local import cloning
+from vnafs.local.syncing import names_follow_bytes
 
 _LOG = logging.getLogger(__name__)
 
@@ -90,6 +91,8 @@ class Spool:
             os.makedirs(self._quarantine, mode=0o700, exist_ok=True)
         except OSError as error:
             raise local_error(error, "preparing the spool") from error
+        self.names_follow_bytes = names_follow_bytes(directory)
+        """Whether the first sync of a file that `create` made keeps its name too."""
 
     # -- where ----------------------------------------------------------------------------------------------
 

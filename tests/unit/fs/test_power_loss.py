@@ -194,3 +194,23 @@ def test_fsync_syncs_times_at_either_level(watched: Watched) -> None:
     assert commitment is not None
     assert commitment.times == 1
     settle(commitment, tree.engine)
+
+
+@pytest.mark.parametrize("follows", [True, False])
+def test_the_name_of_a_new_local_file_is_synced_unless_it_follows_the_bytes(tmp_path: Path, follows: bool) -> None:
+    tree = Tree(tmp_path, acknowledgement=Acknowledgement.DURABLE)
+    tree.spool.names_follow_bytes = follows
+    handle = tree.create(b"f", b"bytes")
+    commitment = tree.fs.flush(handle)
+    assert commitment is not None
+    assert commitment.directory == ("" if follows else tree.spool.local_directory(handle.file.inode))
+    settle(commitment, tree.engine)
+
+
+def test_an_empty_file_whose_local_name_is_lost_is_there_after_loss_of_power(tmp_path: Path) -> None:
+    tree = Tree(tmp_path, acknowledgement=Acknowledgement.DURABLE)
+    tree.spool.names_follow_bytes = True
+    inode = tree.file(b"f", b"")
+    tree.local(inode).unlink()
+    tree.crash(boot_id="another")
+    assert tree.read(inode) == b""
