@@ -50,7 +50,8 @@ kept_seconds = 60
 after_seconds = 2
 live_percent_min = 70
 """
-LOCALS = 2
+LOCALS, NFS = ("local-0", "local-1"), "nfs"
+"""Folders of clients."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,7 +63,7 @@ class Recording:
     kind: str
     engine: str
     first: int
-    """From here on an archive is served."""
+    """From here on an archive is served, and each client has its folder."""
     last: int
     clients: dict[str, list[Deed]]
     """By the name of its directory, what each client did."""
@@ -88,6 +89,8 @@ def record(folder: Path, place: Path, kind: str, engine: str, seed: int, seconds
         try:
             with an_archive(place, targets_at(place), settings=settings) as archive:
                 archive.vna("repository", "set", "archive", "--tripwire", "off")
+                for name in (*LOCALS, NFS):
+                    (archive.share / name).mkdir()
                 first = disk.counter.read()
                 _live(archive, disk, seed, seconds, clients)
                 last = disk.counter.read()
@@ -98,15 +101,12 @@ def record(folder: Path, place: Path, kind: str, engine: str, seed: int, seconds
 
 def _live(archive: Archive, disk: Recorded, seed: int, seconds: float, clients: dict[str, list[Deed]]) -> None:
     dice = random.Random(seed)
-    locals_ = {f"local-{number}": archive.share / f"local-{number}" for number in range(LOCALS)}
-    for path in locals_.values():
-        path.mkdir()
     failures: list[BaseException] = []
     stop = threading.Event()
     threads = []
     with _nfs(archive, disk, dice.randrange(1 << 30), seconds) as nfs:
-        for name, path in locals_.items():
-            client = Client(Local(path), disk.counter, random.Random(dice.randrange(1 << 30)))
+        for name in LOCALS:
+            client = Client(Local(archive.share / name), disk.counter, random.Random(dice.randrange(1 << 30)))
             clients[name] = client.deeds
             threads.append(threading.Thread(target=_work, args=(client, seconds, stop, failures)))
         threads.append(threading.Thread(target=_tier, args=(archive, dice, seconds, stop, failures)))
@@ -114,7 +114,7 @@ def _live(archive: Archive, disk: Recorded, seed: int, seconds: float, clients: 
             thread.start()
         for thread in threads:
             thread.join()
-    clients["nfs"] = pickle.loads(nfs.read_bytes())
+    clients[NFS] = pickle.loads(nfs.read_bytes())
     if failures:
         raise failures[0]
 
@@ -160,9 +160,8 @@ def _tier(
 @contextlib.contextmanager
 def _nfs(archive: Archive, disk: Recorded, seed: int, seconds: float) -> Iterator[Path]:
     """An NFS client beside the others; the file that it leaves its deeds in."""
-    shared, notes = archive.share / "nfs", disk.folder / "nfs-deeds"
-    shared.mkdir()
-    archive.vna("share", "add", "nfs", "archive/nfs", "--protocol", "nfs", "--host", HERE, "--squash", "none")
+    shared, notes = archive.share / NFS, disk.folder / "nfs-deeds"
+    archive.vna("share", "add", "nfs", f"archive/{NFS}", "--protocol", "nfs", "--host", HERE, "--squash", "none")
     archive.vna("share", "render")
     with rendered_ganesha(disk.folder / "ganesha", archive.archive / "shares" / "ganesha.conf") as server:
         words = (
