@@ -114,7 +114,8 @@ class Archive:
     def start(self, name: str, *words: str, wait: bool = True) -> subprocess.Popen[bytes]:
         """Start one daemon, or `serve`."""
         with self.log.open("ab") as log:
-            process = subprocess.Popen([*VNA, name, *words], env=self._environ, stdout=log, stderr=log, cwd=self.program)
+            command = [*VNA, name, *words]
+            process = subprocess.Popen(command, env=self._environ, stdout=log, stderr=log, cwd=self.program)
         self._processes.append(process)
         if wait:
             self.ready({"mount": ("mount",), "tierd": ("tierd",), "serve": ("mount", "tierd")}[name], process)
