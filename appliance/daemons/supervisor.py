@@ -37,8 +37,8 @@ STOP_SECONDS_MAX = 60.0
 LOOK_SECONDS = 0.1
 SPARE_SECONDS_MIN = 10.0
 """Between two spares, or two templates of them, that ended without being needed."""
-LOAD_SECONDS_MAX = 30.0
-"""So long a spare may take to load before whoever waits for one goes on without."""
+LOAD_SECONDS_MAX = 15.0
+"""A spare that takes longer from when it was wanted is not waited for: its template hangs."""
 DRILL_LOOK_SECONDS = 6 * 3600.0
 NICE = 15
 """A drill takes what the daemons leave."""
@@ -90,7 +90,7 @@ class _Child:
         now = time.monotonic()
         if self.process is None:
             self._look_after_spare(now)
-            if now >= self._next and not self._promoted(now) and not self._is_spare_near(now):
+            if now >= self._next and not self._promoted(now) and not self._is_spare_near():
                 self._start(now)
             return None
         if self._keeping is not None:
@@ -98,7 +98,7 @@ class _Child:
         code = self.process.poll()
         if code is None:
             self._look_after_spare(now)
-            self._go_on_replacing(now)
+            self._go_on_replacing()
             if now - self._began > STEADY_SECONDS:
                 self._delay = RESTART_SECONDS_MIN
             return None
@@ -112,7 +112,7 @@ class _Child:
             if self._keeping.descriptors:  # clients wait
                 self._delay = 0.0 if self._keeping.has_served else self._delay
                 since = self._began
-        self._replaces, self._patient_until = False, now + LOAD_SECONDS_MAX
+        self._replaces, self._spare_next = False, 0.0
         self._next = since + self._delay
         self._delay = min(RESTART_SECONDS_MAX, max(self._delay * 2, RESTART_SECONDS_MIN))
         if self._spare is not None and (now < self._next or self._promoted(now)):
@@ -139,24 +139,23 @@ class _Child:
         if self._spare is None and not keeping.awaited and self._template and now >= self._spare_next:
             keeping.ask_spare()
             self._spare_next = now + SPARE_SECONDS_MIN
+            self._patient_until = now + LOAD_SECONDS_MAX
         if self._spare is None and (pid := keeping.spare()) is not None:
             self._spare = Adopted(pid)
-
-    def _is_spare_near(self, now: float) -> bool:
-        """Whether one is being made, which began sooner than whatever would be started now."""
-        keeping = self._keeping
-        is_made = keeping is not None and bool(keeping.descriptors) and bool(keeping.awaited)
-        if is_made and now >= self._patient_until:
+        if keeping.awaited and now >= self._patient_until:
             log.warning("supervisor.no_spare")
             self._end_spare()
-            return False
-        return is_made
+
+    def _is_spare_near(self) -> bool:
+        """Whether one is being made, which began sooner than whatever would be started now."""
+        keeping = self._keeping
+        return keeping is not None and bool(keeping.descriptors) and bool(keeping.awaited)
 
     def _promoted(self, now: float) -> bool:
         spare = self._spare
-        if spare is None or self._keeping is None:
+        if spare is None or self._keeping is None or spare.poll() is not None:
             return False
-        if spare.poll() is not None or not self._keeping.promote():
+        if not self._keeping.promote():
             self._end_spare()
             return False
         self.process, self._spare, self._began, self._spare_next = spare, None, now, 0.0
@@ -207,15 +206,13 @@ class _Child:
             return
         now = time.monotonic()
         self._template_next = self._spare_next = 0.0
-        if not self._replaces:
-            self._replaces, self._patient_until = True, now + LOAD_SECONDS_MAX
+        self._replaces = True
         self._look_after_spare(now)
 
-    def _go_on_replacing(self, now: float) -> None:
+    def _go_on_replacing(self) -> None:
         """Kill it now that the next one has loaded, or never will."""
-        process, loads = self.process, self._template is not None and now < self._patient_until
-        if self._replaces and process is not None and (self._spare is not None or not loads):
-            process.kill()
+        if self._replaces and self.process is not None and (self._spare is not None or self._template is None):
+            self.process.kill()
 
     def stop(self) -> None:
         """SIGTERM, and SIGKILL to one that does not heed it, or whose mount is kept."""

@@ -134,6 +134,19 @@ def test_a_spare_that_dies_is_no_loss(archive: Archive) -> None:
     assert (archive.share / "f").read_bytes() == b"bytes"
 
 
+def test_a_spare_that_dies_together_with_the_mount_is_made_again(archive: Archive) -> None:
+    served = Served(archive)
+    warm(served)
+    for number in range(2):
+        ready = served.times_ready()
+        served.kill_spare()
+        served.kill()
+        (archive.share / f"f{number}").write_bytes(b"bytes")
+        served.wait_ready(ready + 1)
+        warm(served)
+    assert archive.log.read_bytes().count(b"supervisor.promoted") == 2
+
+
 def test_a_template_that_dies_is_no_loss(archive: Archive) -> None:
     served = Served(archive)
     warm(served)
@@ -158,6 +171,20 @@ def test_a_template_that_dies_together_with_its_spare_and_the_mount_is_no_loss(a
     assert b"supervisor.promoted" not in archive.log.read_bytes()
     until(lambda: bool(takeover.templates(served.process.pid)), "another template")
     warm(served)
+
+
+def test_a_template_that_hangs_is_not_waited_for_for_long(archive: Archive) -> None:
+    served = Served(archive)
+    warm(served)
+    [template] = takeover.templates(served.process.pid)
+    os.kill(template, signal.SIGSTOP)
+    ready = served.times_ready()
+    served.kill()
+    served.wait_ready(ready + 1)
+    served.kill()  # and this time there is no spare
+    (archive.share / "f").write_bytes(b"bytes")
+    assert b"supervisor.no_spare" in archive.log.read_bytes()
+    assert template not in takeover.children(served.process.pid)
 
 
 def test_a_process_that_is_killed_again_and_again_is_back_without_loading_anew(archive: Archive) -> None:
