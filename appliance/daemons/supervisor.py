@@ -132,6 +132,7 @@ class _Child:
             keeping.forget_spare()
             self._spare = None
         if not keeping.descriptors:
+            self._end_spare()
             return
         if self._template is None and now >= self._template_next:
             self._template = self._run(*keeping.begin_template())
