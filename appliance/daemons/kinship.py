@@ -12,7 +12,6 @@ import ctypes
 import os
 import select
 import signal
-import subprocess
 from collections.abc import Callable, Collection
 
 _SET_PDEATHSIG, _GET_PDEATHSIG, _SET_CHILD_SUBREAPER = 1, 2, 36
@@ -53,7 +52,7 @@ def reap_others(ours: Collection[int]) -> None:
 
 
 class Adopted:
-    """A child that somebody else started; to be used like a subprocess.Popen."""
+    """A child that somebody else started; to be used like a process that one started oneself."""
 
     def __init__(self, pid: int) -> None:
         self.pid = pid
@@ -71,12 +70,12 @@ class Adopted:
         return self.returncode
 
     def wait(self, timeout: float | None = None) -> int:
-        """Wait for its end. Raises subprocess.TimeoutExpired."""
+        """Wait for its end. Raises TimeoutError."""
         while (code := self.poll()) is None:
             descriptor = os.pidfd_open(self.pid)
             try:
                 if not select.select([descriptor], [], [], timeout)[0]:
-                    raise subprocess.TimeoutExpired([str(self.pid)], timeout or 0.0)
+                    raise TimeoutError
             finally:
                 os.close(descriptor)
         return code

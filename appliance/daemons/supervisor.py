@@ -240,7 +240,7 @@ class _Child:
         self.process.terminate()
         try:
             self.process.wait(STOP_SECONDS_MAX)
-        except subprocess.TimeoutExpired:
+        except (subprocess.TimeoutExpired, TimeoutError):
             log.error("supervisor.killed", extra={"daemon": self.name})  # noqa: TRY400 - there is no more to say
             self.process.kill()
             self.process.wait()

@@ -45,7 +45,7 @@ lives = kinship.Adopted(grandchild(lambda: time.sleep(60)))
 print(lives.poll())
 try:
     lives.wait(0.05)
-except subprocess.TimeoutExpired:
+except TimeoutError:
     print("lives")
 lives.terminate()
 print(lives.wait() == -signal.SIGTERM)
