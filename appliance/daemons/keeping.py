@@ -18,7 +18,6 @@ import gc
 import logging
 import os
 import socket
-import time
 from collections.abc import Mapping, Sequence
 
 from appliance import system
@@ -306,15 +305,21 @@ def _copies(descriptor: int) -> KeeperEnd:
             raise SystemExit(0)
         if len(os.listdir("/proc/self/task")) != 1:
             raise Refused(what="Making a spare", why="what was loaded started threads")
+        waits, holds = os.pipe()
         between = os.fork()
         if between:
-            for one in descriptors:
+            for one in (waits, *descriptors):
                 os.close(one)
             os.waitpid(between, 0)
+            os.close(holds)
             continue
+        asked.close()
+        os.close(holds)
         if _is_between():
             os._exit(0)  # whose child is the supervisor's from now on
-        asked.close()
+        # While the kernel hands a child on it tells it of a death, if it is to be told. So only then does it ask to be.
+        os.read(waits, 1)
+        os.close(waits)
         ends_with_supervisor()
         system.call_itself(NAMES["spare"])
         end = KeeperEnd(descriptors[0])
@@ -323,13 +328,8 @@ def _copies(descriptor: int) -> KeeperEnd:
 
 
 def _is_between() -> bool:
-    """Copy this process once more; True in the one between. The other goes on when that has ended."""
-    between = os.getpid()
+    """Copy this process once more; True in the one between."""
     try:
-        if os.fork():
-            return True
+        return os.fork() != 0
     except OSError:  # no memory for it: whoever asked finds that its end was closed
         return True
-    while os.getppid() == between:
-        time.sleep(0.001)
-    return False

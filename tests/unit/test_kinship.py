@@ -16,14 +16,16 @@ from appliance.daemons import kinship
 
 def grandchild(work):
     near, far = os.pipe()
-    between = os.fork()
-    if not between:
+    waits, holds = os.pipe()
+    if not (between := os.fork()):
+        os.close(holds)
         if not (pid := os.fork()):
-            while os.getppid() == between: time.sleep(0.001)
+            os.read(waits, 1)
             os._exit(work() or 0)
         os.write(far, str(pid).encode())
         os._exit(0)
     os.waitpid(between, 0)
+    os.close(holds)
     return int(os.read(near, 20))
 
 kinship.adopt_orphans()
