@@ -317,7 +317,7 @@ def _copies(descriptor: int) -> KeeperEnd:
         os.close(holds)
         if _is_between():
             os._exit(0)  # whose child is the supervisor's from now on
-        # While the kernel hands a child on it tells it of a death, if it is to be told. So only then does it ask to be.
+        # Not before it was handed on: who asks for the signal meanwhile may get it for the death of the one between.
         os.read(waits, 1)
         os.close(waits)
         ends_with_supervisor()
