@@ -19,6 +19,8 @@ CAP_SYS_ADMIN = 21
 """capabilities(7), as linux/capability.h numbers it; FUSE_DEV_IOC_BACKING_OPEN and mount(2) ask for it."""
 STOPPING = frozenset({signal.SIGTERM, signal.SIGINT})
 """What asks a daemon to stop."""
+HURRY = -15
+"""nice(1) of whoever loads the mount's program or takes the mount over: the sooner it answers the better."""
 COMMAND_SECONDS_MAX = 120
 """A command of the system that takes longer is ended."""
 COMMAND_ENVIRONMENT = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL": "C"}
@@ -60,11 +62,11 @@ def raise_open_files() -> int:
     return hard
 
 
-def hurry(nice: int) -> None:
-    """Go before others on the processor (nice(1)), with every thread; a no-op for who may not."""
+def hurry() -> None:
+    """Go before others on the processor, with every thread; a no-op for who may not."""
     for thread in os.listdir("/proc/self/task"):
         with contextlib.suppress(OSError):
-            os.setpriority(os.PRIO_PROCESS, int(thread), nice)
+            os.setpriority(os.PRIO_PROCESS, int(thread), HURRY)
 
 
 def as_whoever_started_us() -> None:
@@ -75,6 +77,12 @@ def as_whoever_started_us() -> None:
             for number in (thread, *children.read().split()):
                 with contextlib.suppress(OSError):  # it ended meanwhile
                     os.setpriority(os.PRIO_PROCESS, int(number), usual)
+
+
+def call_itself(name: str) -> None:
+    """What ps(1) calls this process; at most 15 bytes."""
+    with contextlib.suppress(OSError), open("/proc/self/comm", "w", encoding="ascii") as comm:
+        comm.write(name)
 
 
 def hold_stop_signals() -> None:

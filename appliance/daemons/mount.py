@@ -48,8 +48,6 @@ log = logging.getLogger(__name__)
 OPEN_FILES_KEPT = 256
 """Of the limit of open files, for the index, sockets and /dev/fuse."""
 ASK_AGAIN_SECONDS = 0.5
-HURRY = -15
-"""nice(1) of a process that takes over, until it answers."""
 START_AGAIN = 1
 """Exit code: nothing is mounted, and the next process begins without what could not be taken over."""
 RECALLS_MAX = 96
@@ -69,8 +67,9 @@ def run(configuration: Configuration, faults: Faults, *, keeper: str = "") -> in
     if keeper:
         _engine(system.engine_for(configuration.file_system.engine))  # whoever waits to be needed has it loaded
         end, descriptors = keeping.given(keeper)
+        configuration = load(archive)  # who waited read it long ago
         if descriptors:
-            system.hurry(HURRY)  # clients wait
+            system.hurry()  # clients wait
     open_files_max = system.raise_open_files()
     engine, clock = archive_store.open_namespace(archive, faults=faults), FileClock()
     try:

@@ -1,7 +1,8 @@
 """`vna serve`: mount and tierd in one foreground command; what dies is started again, SIGTERM stops all cleanly.
 
 It keeps the mount of the kernel engine while its process is replaced (`keeping`): clients wait, and go on. SIGHUP
-replaces the processes, by whatever program is installed now, in the same way: it kills them. Where a service manager
+replaces the processes, by whatever program is installed now, in the same way: it kills them, the mount's when the next
+one has loaded. Where a service manager
 keeps the mount too (`--keep-mount`), this process may be replaced like them, and neither its death nor SIGTERM ends the
 mount: the service manager does, when it keeps it no more.
 """
@@ -9,7 +10,6 @@ mount: the service manager does, when it keeps it no more.
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import logging
 import os
 import select
@@ -20,7 +20,10 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 
+from appliance import system
+from appliance.daemons import kinship
 from appliance.daemons.keeping import Keeping
+from appliance.daemons.kinship import Adopted
 from appliance.service.systemd import ServiceManager
 from vnafs.domain.errors import Refused
 
@@ -33,20 +36,17 @@ STEADY_SECONDS = 30.0
 STOP_SECONDS_MAX = 60.0
 LOOK_SECONDS = 0.1
 SPARE_SECONDS_MIN = 10.0
-"""Between two spares that ended without being needed."""
+"""Between two spares, or two templates of them, that ended without being needed."""
+LOAD_SECONDS_MAX = 15.0
+"""A spare that takes longer from when it was wanted is not waited for: its template hangs."""
 DRILL_LOOK_SECONDS = 6 * 3600.0
 NICE = 15
 """A drill takes what the daemons leave."""
-NICE_MOUNT = -15
-"""Of whoever loads the mount's program: the sooner it can take over the better. It puts this off when it answers, or
-waits."""
 FINAL = frozenset({2, 3})
 """Exit codes that a restart will not mend: wrong configuration, refused."""
 REFUSED = 3
 PREDECESSOR_SECONDS_MAX = 20.0
 """So long after the start a refusal may be for daemons whose supervisor was killed and that are still ending."""
-PR_SET_PDEATHSIG = 1
-"""prctl(2)"""
 
 
 class _Child:
@@ -68,19 +68,29 @@ class _Child:
         self._at_our_end = signal.SIGKILL if outlives else signal.SIGTERM
         self._command = [sys.executable, "-m", "appliance", *arguments]
         self._environ = dict(environ)
-        self.process: subprocess.Popen[bytes] | None = None
-        self._spare: subprocess.Popen[bytes] | None = None
+        self.process: subprocess.Popen[bytes] | Adopted | None = None
+        self._template: subprocess.Popen[bytes] | None = None
+        self._template_next = 0.0
+        self._spare: Adopted | None = None
         self._spare_next = 0.0
+        self._patient_until = 0.0
+        self._replaces = False
         self._first: float | None = None
         self._began = 0.0
         self._next = 0.0
         self._delay = RESTART_SECONDS_MIN
 
+    @property
+    def pids(self) -> set[int]:
+        """Of all processes that are waited for here."""
+        return {one.pid for one in (self.process, self._template, self._spare) if one is not None}
+
     def look(self) -> int | None:
         """Start it if it is time to; an exit code that is final, or None."""
         now = time.monotonic()
         if self.process is None:
-            if now >= self._next:
+            self._look_after_spare(now)
+            if now >= self._next and not self._promoted(now) and not self._is_spare_near():
                 self._start(now)
             return None
         if self._keeping is not None:
@@ -88,37 +98,65 @@ class _Child:
         code = self.process.poll()
         if code is None:
             self._look_after_spare(now)
+            self._go_on_replacing()
             if now - self._began > STEADY_SECONDS:
                 self._delay = RESTART_SECONDS_MIN
             return None
         log.warning("supervisor.ended", extra={"daemon": self.name, "code": code})
         self.process = None
         is_early = code == REFUSED and now - (self._first or now) < PREDECESSOR_SECONDS_MAX
+        since = now
         if self._keeping is not None:
             if not is_early:
                 self._keeping.ended()
-            if self._keeping.descriptors and self._keeping.has_served:
-                self._delay = 0.0  # clients wait
-        if self._promoted(now):
-            return None
-        self._next = now + self._delay
+            if self._keeping.descriptors:  # clients wait
+                self._delay = 0.0 if self._keeping.has_served else self._delay
+                since = self._began
+        self._replaces, self._spare_next = False, 0.0
+        self._next = since + self._delay
         self._delay = min(RESTART_SECONDS_MAX, max(self._delay * 2, RESTART_SECONDS_MIN))
+        if self._spare is not None and (now < self._next or self._promoted(now)):
+            return None
         return code if code in FINAL and not is_early else None
 
     def _look_after_spare(self, now: float) -> None:
-        """Where a mount is kept, a process that has its modules loaded waits to take over."""
+        """Where a mount is kept, a template of processes that have their modules loaded waits, and one such process."""
         keeping = self._keeping
-        if self._spare is not None and self._spare.poll() is not None:
-            self._spare = None
-        if keeping is None or not keeping.descriptors:
+        if keeping is None:
             return
-        if self._spare is None and now >= self._spare_next:
-            self._spare = self._run(*keeping.begin_spare())
+        if self._template is not None and (code := self._template.poll()) is not None:
+            log.warning("supervisor.template_ended", extra={"code": code})
+            keeping.forget_template()
+            self._template = None
+        if self._spare is not None and self._spare.poll() is not None:
+            keeping.forget_spare()
+            self._spare = None
+        if not keeping.descriptors:
+            self._end_spare()
+            return
+        if self._template is None and now >= self._template_next:
+            self._template = self._run(*keeping.begin_template())
+            self._template_next = now + SPARE_SECONDS_MIN
+        if self._spare is None and not keeping.awaited and self._template and now >= self._spare_next:
+            keeping.ask_spare()
             self._spare_next = now + SPARE_SECONDS_MIN
+            self._patient_until = now + LOAD_SECONDS_MAX
+        if self._spare is None and (pid := keeping.spare()) is not None:
+            self._spare = Adopted(pid)
+        if keeping.awaited and now >= self._patient_until:
+            log.warning("supervisor.no_spare")
+            self._end_spare()
+
+    def _is_spare_near(self) -> bool:
+        """Whether one is being made, which began sooner than whatever would be started now."""
+        keeping = self._keeping
+        return keeping is not None and bool(keeping.descriptors) and bool(keeping.awaited)
 
     def _promoted(self, now: float) -> bool:
         spare = self._spare
-        if spare is None or spare.poll() is not None or self._keeping is None or not self._keeping.promote():
+        if spare is None or self._keeping is None or spare.poll() is not None:
+            return False
+        if not self._keeping.promote():
             self._end_spare()
             return False
         self.process, self._spare, self._began, self._spare_next = spare, None, now, 0.0
@@ -126,17 +164,22 @@ class _Child:
         return True
 
     def _end_spare(self) -> None:
-        """It waits, and has nothing that it could lose."""
-        spare, self._spare = self._spare, None
-        if spare is not None:
-            spare.kill()
-            spare.wait()
+        """It and its template wait, and have nothing that they could lose."""
+        waiting = (self._template, self._spare)
+        self._template = self._spare = None
+        if self._keeping is not None:
+            self._keeping.forget_template()
+            self._keeping.forget_spare()
+        for one in waiting:
+            if one is not None:
+                one.kill()
+                one.wait()
 
     def _run(self, words: Sequence[str], inherited: Sequence[int]) -> subprocess.Popen[bytes]:
         process = subprocess.Popen(  # noqa: S603 - our own program
             [*self._command, *words],
             env=self._environ,
-            preexec_fn=_end_with(os.getpid(), self._at_our_end, NICE_MOUNT if self._keeping else 0),  # noqa: PLW1509 - this process has one thread
+            preexec_fn=_end_with(os.getpid(), self._at_our_end, system.HURRY if self._keeping else 0),  # noqa: PLW1509 - this process has one thread
             pass_fds=inherited,
         )
         if self._keeping is not None:
@@ -151,10 +194,25 @@ class _Child:
         log.info("supervisor.started", extra={"daemon": self.name, "pid": self.process.pid})
 
     def replace(self) -> None:
-        """Kill it; `look` starts it again. It is made to be killed, and so nothing is done twice over."""
+        """Kill it; `look` starts it again. It is made to be killed, and so nothing is done twice over.
+
+        Where clients would wait until the next one has loaded, that loads before.
+        """
         self._end_spare()  # it has loaded what is replaced
-        if self.process is not None and self.process.poll() is None:
-            log.info("supervisor.replaces", extra={"daemon": self.name, "pid": self.process.pid})
+        if self.process is None or self.process.poll() is not None:
+            return
+        log.info("supervisor.replaces", extra={"daemon": self.name, "pid": self.process.pid})
+        if self._keeping is None or not self._keeping.descriptors:
+            self.process.kill()
+            return
+        now = time.monotonic()
+        self._template_next = self._spare_next = 0.0
+        self._replaces = True
+        self._look_after_spare(now)
+
+    def _go_on_replacing(self) -> None:
+        """Kill it now that the next one has loaded, or never will."""
+        if self._replaces and self.process is not None and (self._spare is not None or self._template is None):
             self.process.kill()
 
     def stop(self) -> None:
@@ -182,7 +240,7 @@ class _Child:
         self.process.terminate()
         try:
             self.process.wait(STOP_SECONDS_MAX)
-        except subprocess.TimeoutExpired:
+        except (subprocess.TimeoutExpired, TimeoutError):
             log.error("supervisor.killed", extra={"daemon": self.name})  # noqa: TRY400 - there is no more to say
             self.process.kill()
             self.process.wait()
@@ -213,6 +271,11 @@ class Drills:
             (log.info if code == 0 else log.warning)("supervisor.drill", extra={"code": code})
             self._process = None
 
+    @property
+    def pids(self) -> set[int]:
+        """Of the process that is waited for here."""
+        return set() if self._process is None else {self._process.pid}
+
     def stop(self) -> None:
         """A drill that is cut short is held again."""
         if self._process is not None and self._process.poll() is None:
@@ -225,15 +288,13 @@ class Drills:
 
 
 def _end_with(supervisor: int, number: int, nice: int = 0) -> Callable[[], None]:
-    """To be called in a child: it gets this signal when the supervisor dies, however that dies."""
-    libc = ctypes.CDLL(None)
+    """To be called in a child: it gets this signal when the supervisor dies, and has that much less to say."""
+    ends_with_supervisor = kinship.ends_with(supervisor, number)
 
     def prepare() -> None:
         with contextlib.suppress(PermissionError):
             os.nice(nice)
-        libc.prctl(PR_SET_PDEATHSIG, number)
-        if os.getppid() != supervisor:
-            os.kill(os.getpid(), number)
+        ends_with_supervisor()
 
     return prepare
 
@@ -260,6 +321,7 @@ def run(
     replacing: list[int] = []
     signal.signal(signal.SIGHUP, lambda signum, _: replacing.append(signum))
     woken = _woken_by_signals()
+    kinship.adopt_orphans()  # spares are
     if not keep_mount:
         manager.drop_given()
     keeping = Keeping(manager if keep_mount else None)
@@ -271,7 +333,7 @@ def run(
     code: int | None = None
     is_ready = False
     while code is None and not stopping:
-        _wait(woken)
+        _wait([woken, *keeping.awaited])
         if replacing:
             replacing.clear()
             for child in children:
@@ -279,6 +341,7 @@ def run(
         for child in children:
             code = child.look() if code is None else code
         drills.look()
+        kinship.reap_others(drills.pids.union(*(child.pids for child in children)))
         if keeping.has_served and not is_ready:
             manager.ready()
             is_ready = True
@@ -300,9 +363,10 @@ def _woken_by_signals() -> socket.socket:
     return near
 
 
-def _wait(woken: socket.socket) -> None:
-    """For a signal, but not for long: there is more to look after."""
-    if select.select([woken], [], [], LOOK_SECONDS)[0]:
+def _wait(for_these: Sequence[socket.socket]) -> None:
+    """For a signal, which the first of these tells of, or another; but not for long: there is more to look after."""
+    woken = for_these[0]
+    if woken in select.select(for_these, [], [], LOOK_SECONDS)[0]:
         with contextlib.suppress(BlockingIOError):
             while woken.recv(4096):
                 pass

@@ -1,6 +1,6 @@
 """kill -9 of the mount process under clients that must not notice: no error, no wrong byte, no long wait.
 
-    python -m tests.bench.takeover [--kills 200] [--seed 1] [--ack written] [--seconds 0.6]
+    python -m tests.bench.takeover [--kills 200] [--seed 1] [--ack written] [--seconds 0.6] [--twice 0.1]
 
 Clients of one `vna serve` with the kernel engine write with fsync, append, read through handles that stay open, make,
 rename, link and remove names, write to files without a name, and list a large directory slowly. Meanwhile the mount
@@ -271,15 +271,38 @@ class Clients:
             yield
 
 
+def children(pid: int) -> set[int]:
+    """Of a process that has one thread."""
+    return {int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()}
+
+
+def states(pid: int) -> str:
+    """Of the children of a process: a letter for each, as proc_pid_stat(5) has them."""
+    found = ""
+    for child in children(pid):
+        with contextlib.suppress(OSError):
+            found += Path(f"/proc/{child}/stat").read_text().rpartition(")")[2].split()[0]
+    return found
+
+
+def named(pid: int, name: str) -> list[int]:
+    """Processes of a supervisor that call themselves so."""
+    found = []
+    for child in children(pid):
+        with contextlib.suppress(OSError):
+            if Path(f"/proc/{child}/comm").read_text().strip() == name:
+                found.append(child)
+    return found
+
+
 def spares(pid: int) -> list[int]:
     """Processes of a supervisor that wait to take over from the mount process."""
-    found = []
-    for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split():
-        with contextlib.suppress(OSError):
-            words = Path(f"/proc/{child}/cmdline").read_bytes().split(b"\0")
-            if any(word.endswith(b",spare") for word in words):
-                found.append(int(child))
-    return found
+    return named(pid, "vna-spare")
+
+
+def templates(pid: int) -> list[int]:
+    """Processes of a supervisor that its spares are copies of, once they have loaded."""
+    return named(pid, "vna-template")
 
 
 class Served:
@@ -289,21 +312,28 @@ class Served:
         self.archive = archive
         self.process = archive.start("serve")
 
+    @property
+    def pid(self) -> int:
+        """The mount process."""
+        return int(STARTED.findall(self.archive.log.read_bytes())[-1])
+
     def times_ready(self) -> int:
         return self.archive.log.read_bytes().count(b"mount.ready")
 
     def kill(self) -> None:
         """kill -9 of the mount process, whatever it does."""
-        pids = STARTED.findall(self.archive.log.read_bytes())
         with contextlib.suppress(ProcessLookupError):
-            os.kill(int(pids[-1]), signal.SIGKILL)
+            os.kill(self.pid, signal.SIGKILL)
 
     def kill_spare(self) -> None:
-        """kill -9 of whoever waits to take over; who took over was such a one."""
-        started = int(STARTED.findall(self.archive.log.read_bytes())[-1])
+        """kill -9 of whoever waits to take over."""
         for pid in spares(self.process.pid):
-            if pid != started:
-                os.kill(pid, signal.SIGKILL)
+            os.kill(pid, signal.SIGKILL)
+
+    def kill_template(self) -> None:
+        """kill -9 of what spares are copies of."""
+        for pid in templates(self.process.pid):
+            os.kill(pid, signal.SIGKILL)
 
     def wait_ready(self, times: int) -> None:
         """Until it answered so often from its start on."""
@@ -398,12 +428,13 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--ack", default="written")
     parser.add_argument("--seconds", type=float, default=0.6, help="between two kills, at most")
+    parser.add_argument("--twice", type=float, default=0.1, help="of the kills, followed by another one")
     args = parser.parse_args()
     with (
         tempfile.TemporaryDirectory(prefix="vnafs-takeover-") as folder,
         an_archive(Path(folder), None, "--ack", args.ack, settings=SETTINGS, serve=False) as archive,
     ):
-        clients = run(archive, kills=args.kills, seed=args.seed, seconds=args.seconds)
+        clients = run(archive, kills=args.kills, seed=args.seed, seconds=args.seconds, twice_chance=args.twice)
         if clients.wrong:
             print(archive.tail())
     longest, what = clients.longest

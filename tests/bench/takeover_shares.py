@@ -1,6 +1,6 @@
 """kill -9 of the mount process behind a real Samba and a real nfs-ganesha: clients of both must not notice.
 
-    python -m tests.bench.takeover_shares [--kills 200] [--seed 1] [--ack durable] [--seconds 4]
+    python -m tests.bench.takeover_shares [--kills 200] [--seed 1] [--ack durable] [--seconds 4] [--twice 0.1]
 
 Both serve what `vna share render` writes. One smbclient stays connected and another connects for each command; one NFS
 client keeps its handles and another is new each time. They put, get, rename, list, look at and delete files of up to
@@ -144,10 +144,18 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--ack", default="durable")
     parser.add_argument("--seconds", type=float, default=4.0, help="between two kills, at most")
+    parser.add_argument("--twice", type=float, default=0.1, help="of the kills, followed by another one")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="vnafs-shares-") as folder:
         os.chmod(folder, 0o755)  # smbd looks at it as whoever logged in
-        outcome = run(Path(folder), ack=args.ack, kills=args.kills, seed=args.seed, seconds=args.seconds)
+        outcome = run(
+            Path(folder),
+            ack=args.ack,
+            kills=args.kills,
+            seed=args.seed,
+            seconds=args.seconds,
+            twice_chance=args.twice,
+        )
     longest, what = outcome.longest
     counts = ", ".join(f"{client.name} {client.calls}" for client in outcome.clients)
     print(f"{args.kills} kills, {outcome.calls} calls ({counts}), the longest {longest:.2f} s ({what})")

@@ -74,6 +74,8 @@ class Archive:
         self.share = self.mount / "archive"
         self.targets = dict(targets)
         self.log = folder / "daemons.log"
+        self.program = ROOT
+        """Where the modules of its daemons are."""
         self._environ = {**os.environ, **environ, "VNA_ARCHIVE": str(self.archive)}
         self._processes: list[subprocess.Popen[bytes]] = []
         self.settings = settings
@@ -112,7 +114,8 @@ class Archive:
     def start(self, name: str, *words: str, wait: bool = True) -> subprocess.Popen[bytes]:
         """Start one daemon, or `serve`."""
         with self.log.open("ab") as log:
-            process = subprocess.Popen([*VNA, name, *words], env=self._environ, stdout=log, stderr=log, cwd=ROOT)
+            command = [*VNA, name, *words]
+            process = subprocess.Popen(command, env=self._environ, stdout=log, stderr=log, cwd=self.program)
         self._processes.append(process)
         if wait:
             self.ready({"mount": ("mount",), "tierd": ("tierd",), "serve": ("mount", "tierd")}[name], process)

@@ -197,7 +197,7 @@ def give_work_until_dead(served: Served, load: Load, process: subprocess.Popen[b
 
 
 def children(process: subprocess.Popen[bytes]) -> dict[str, int]:
-    """The daemons of a supervisor: name to process id."""
+    """The daemons of a supervisor, without those that wait to take over: name to process id."""
     found = {}
     for pid in (int(name) for name in os.listdir("/proc") if name.isdigit()):
         with contextlib.suppress(OSError):
@@ -205,7 +205,11 @@ def children(process: subprocess.Popen[bytes]) -> dict[str, int]:
                 state, parent = file.read().rpartition(b")")[2].split()[:2]
             with open(f"/proc/{pid}/cmdline", "rb") as file:
                 words = file.read().split(b"\0")
-            if int(parent) == process.pid and state != b"Z":
+            with open(f"/proc/{pid}/comm", "rb") as file:
+                if any(word.endswith(b",template") for word in words) and file.read() != b"vna-mount\n":
+                    continue
+            # what a daemon started is the supervisor's, too, once that daemon has died
+            if int(parent) == process.pid and state != b"Z" and words[2] == b"appliance":
                 found[os.fsdecode(words[3])] = pid
     return found
 

@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import errno
 import os
+import shutil
 import signal
 import time
 from collections.abc import Iterator
@@ -15,12 +16,13 @@ import pytest
 
 from tests.bench import takeover
 from tests.bench.takeover import SETTINGS, Served
-from tests.system.archives import Archive, an_archive, until
+from tests.system.archives import ROOT, Archive, an_archive, until
 from vnafs.fuse.kernel.estate import Estate
 
 pytestmark = pytest.mark.system
 
 GONE = os.strerror(errno.ENOTCONN)
+SPARE_BYTES_MAX, TEMPLATE_BYTES_MAX = 16 << 20, 48 << 20
 
 
 @pytest.fixture
@@ -48,7 +50,7 @@ def lost(path: Path, flags: int) -> Iterator[int]:
 
 
 def warm(served: Served) -> None:
-    """A spare is there, with its modules loaded or not."""
+    """A spare is there, which has its modules loaded."""
     until(lambda: bool(takeover.spares(served.process.pid)), "a spare")
 
 
@@ -73,18 +75,54 @@ def test_whoever_waits_for_an_answer_gets_it_from_the_next_process(archive: Arch
     assert (archive.share / "f").read_bytes() == b"before after"
 
 
-def test_sighup_replaces_the_processes_by_new_ones_and_keeps_the_mount(archive: Archive) -> None:
+def test_sighup_replaces_the_processes_by_the_program_that_is_there_now_and_keeps_the_mount(tmp_path: Path) -> None:
+    program = tmp_path / "program"
+    for package in ("appliance", "vnafs"):
+        shutil.copytree(ROOT / package, program / package, ignore=shutil.ignore_patterns("__pycache__"))
+    source = program / "appliance" / "daemons" / "mount.py"
+    with an_archive(tmp_path, settings=SETTINGS, serve=False) as archive:
+        archive.program = program
+        served = Served(archive)
+        connection = os.stat(archive.mount).st_dev
+        with opened(archive.share / "f", os.O_RDWR | os.O_CREAT) as handle:
+            os.write(handle, b"bytes")
+            warm(served)
+            old = {served.pid, *takeover.spares(served.process.pid), *takeover.templates(served.process.pid)}
+            before = served.times_ready()
+            source.write_text(source.read_text().replace('"mount.ready"', '"mount.ready_anew"'))
+            served.process.send_signal(signal.SIGHUP)
+            until(lambda: b"mount.ready_anew" in archive.log.read_bytes(), archive.tail)
+            assert served.times_ready() == before + 1
+            assert os.pread(handle, 10, 0) == b"bytes"
+            warm(served)
+            assert old.isdisjoint(takeover.children(served.process.pid))
+            assert served.pid not in old
+        assert os.stat(archive.mount).st_dev == connection
+
+
+def test_sighup_goes_on_with_the_processes_until_the_next_one_has_loaded(archive: Archive) -> None:
     served = Served(archive)
-    connection = os.stat(archive.mount).st_dev
-    with opened(archive.share / "f", os.O_RDWR | os.O_CREAT) as handle:
-        os.write(handle, b"bytes")
-        warm(served)
-        before = served.times_ready()
-        served.process.send_signal(signal.SIGHUP)
-        served.wait_ready(before + 1)
-        assert b"supervisor.promoted" not in archive.log.read_bytes()  # the spare had loaded the program before
-        assert os.pread(handle, 10, 0) == b"bytes"
-    assert os.stat(archive.mount).st_dev == connection
+    warm(served)
+    before = served.pid
+    served.process.send_signal(signal.SIGHUP)
+    until(lambda: b"supervisor.replaces" in archive.log.read_bytes(), archive.tail)
+    (archive.share / "f").write_bytes(b"bytes")
+    until(lambda: served.pid != before, archive.tail)
+    said = archive.log.read_text()
+    assert said.rindex("supervisor.replaces") < said.rindex("supervisor.ended") < said.rindex("supervisor.promoted")
+    assert (archive.share / "f").read_bytes() == b"bytes"
+
+
+def test_a_process_that_dies_while_its_spare_is_loaded_anew_waits_for_that_one(archive: Archive) -> None:
+    served = Served(archive)
+    warm(served)
+    before, ready = served.pid, served.times_ready()
+    served.process.send_signal(signal.SIGHUP)
+    until(lambda: b"supervisor.replaces" in archive.log.read_bytes(), archive.tail)
+    os.kill(before, signal.SIGKILL)
+    served.wait_ready(ready + 1)
+    assert archive.log.read_bytes().count(b'supervisor.started daemon="mount"') == 1
+    (archive.share / "f").write_bytes(b"bytes")
 
 
 def test_a_spare_that_dies_is_no_loss(archive: Archive) -> None:
@@ -94,6 +132,118 @@ def test_a_spare_that_dies_is_no_loss(archive: Archive) -> None:
     (archive.share / "f").write_bytes(b"bytes")
     served.kill()
     assert (archive.share / "f").read_bytes() == b"bytes"
+
+
+def test_a_spare_that_dies_together_with_the_mount_is_made_again(archive: Archive) -> None:
+    served = Served(archive)
+    warm(served)
+    for number in range(2):
+        ready = served.times_ready()
+        served.kill_spare()
+        served.kill()
+        (archive.share / f"f{number}").write_bytes(b"bytes")
+        served.wait_ready(ready + 1)
+        warm(served)
+    assert archive.log.read_bytes().count(b"supervisor.promoted") == 2
+
+
+def test_a_template_that_dies_is_no_loss(archive: Archive) -> None:
+    served = Served(archive)
+    warm(served)
+    [first] = takeover.templates(served.process.pid)
+    served.kill_template()
+    served.kill()  # the spare is still there
+    (archive.share / "f").write_bytes(b"bytes")
+    assert b"supervisor.promoted" in archive.log.read_bytes()
+    until(lambda: takeover.templates(served.process.pid) not in ([], [first]), "another template")
+    warm(served)
+
+
+def test_a_template_that_dies_together_with_its_spare_and_the_mount_is_no_loss(archive: Archive) -> None:
+    served = Served(archive)
+    warm(served)
+    ready = served.times_ready()
+    served.kill_template()
+    served.kill_spare()
+    served.kill()
+    (archive.share / "f").write_bytes(b"bytes")
+    served.wait_ready(ready + 1)
+    assert b"supervisor.promoted" not in archive.log.read_bytes()
+    until(lambda: bool(takeover.templates(served.process.pid)), "another template")
+    warm(served)
+
+
+def test_a_template_that_hangs_is_not_waited_for_for_long(archive: Archive) -> None:
+    served = Served(archive)
+    warm(served)
+    [template] = takeover.templates(served.process.pid)
+    os.kill(template, signal.SIGSTOP)
+    ready = served.times_ready()
+    served.kill()
+    served.wait_ready(ready + 1)
+    served.kill()  # and this time there is no spare
+    (archive.share / "f").write_bytes(b"bytes")
+    assert b"supervisor.no_spare" in archive.log.read_bytes()
+    assert template not in takeover.children(served.process.pid)
+
+
+def test_a_process_that_is_killed_again_and_again_is_back_without_loading_anew(archive: Archive) -> None:
+    served = Served(archive)
+    warm(served)
+    [template] = takeover.templates(served.process.pid)
+    for number in range(6):
+        ready = served.times_ready()
+        served.kill()
+        served.wait_ready(ready + 1)
+        (archive.share / f"f{number}").write_bytes(b"bytes")
+    assert archive.log.read_bytes().count(b"supervisor.promoted") == 6
+    assert takeover.templates(served.process.pid) == [template]
+
+
+def test_a_spare_and_its_template_hold_nothing_and_cost_little(archive: Archive) -> None:
+    served = Served(archive)
+    warm(served)
+    for pid in (*takeover.templates(served.process.pid), *takeover.spares(served.process.pid)):
+        held = [os.readlink(f"/proc/{pid}/fd/{one}") for one in os.listdir(f"/proc/{pid}/fd")]
+        assert sum(one.startswith("socket:") for one in held) == 1, held
+        assert len(held) == 4, held  # what every process has, and the way to the supervisor
+        assert len(os.listdir(f"/proc/{pid}/task")) == 1
+    [spare] = takeover.spares(served.process.pid)
+    assert proportional_bytes(spare) < SPARE_BYTES_MAX
+    [template] = takeover.templates(served.process.pid)
+    assert proportional_bytes(template) < TEMPLATE_BYTES_MAX
+
+
+def proportional_bytes(pid: int) -> int:
+    """A process's share of what it and others have in memory (PSS)."""
+    [line] = [one for one in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines() if one.startswith("Pss:")]
+    return int(line.split()[1]) * 1024
+
+
+def test_a_copy_of_the_template_is_a_child_of_the_supervisor_that_ends_with_it(archive: Archive) -> None:
+    served = Served(archive)
+    warm(served)
+    ready = served.times_ready()
+    served.kill()
+    served.wait_ready(ready + 1)
+    warm(served)
+    family = takeover.children(served.process.pid)
+    assert {served.pid, *takeover.spares(served.process.pid)} <= family
+    served.process.kill()
+    served.process.wait()
+    until(lambda: not any(os.path.exists(f"/proc/{pid}") for pid in family), "nobody is left behind")
+    assert not os.path.ismount(archive.mount)
+
+
+def test_no_process_that_ended_is_left_unburied(archive: Archive) -> None:
+    served = Served(archive)
+    for _ in range(3):
+        warm(served)
+        ready = served.times_ready()
+        served.kill()  # what it started is the supervisor's to bury
+        served.wait_ready(ready + 1)
+    warm(served)
+    until(lambda: "Z" not in takeover.states(served.process.pid), "nobody who ended is left")
 
 
 def test_a_stop_takes_the_mount_away(archive: Archive) -> None:

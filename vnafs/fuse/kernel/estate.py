@@ -13,7 +13,7 @@ import dataclasses
 import mmap
 import os
 import struct
-from collections.abc import Iterator
+from collections.abc import Sequence
 
 from vnafs.domain.errors import Refused, TooManyOpen
 
@@ -111,12 +111,9 @@ class Estate:
         self._handles_at = _HEAD_BYTES
         self._backings_at = self._place(self._handles_max, 0, 0)
         self._answers_at = self._place(self._handles_max, self._backings_max, 0)
-        self._handle_slots = _Slots(number for number, _ in self._slots(self._handles_at, _HANDLE, self._handles_max))
-        self._backing_slots = _Slots(n for n, _ in self._slots(self._backings_at, _BACKING, self._backings_max))
-        self._answer_slots = _Slots(
-            _WORD.unpack_from(self._map, self._answers_at + place * _ANSWER_BYTES)[0]
-            for place in range(self._answers_max)
-        )
+        self._handle_slots = self._slots(self._handles_at, _HANDLE.size, self._handles_max)
+        self._backing_slots = self._slots(self._backings_at, _BACKING.size, self._backings_max)
+        self._answer_slots = self._slots(self._answers_at, _ANSWER_BYTES, self._answers_max)
 
     @staticmethod
     def _place(handles: int, backings: int, answers: int) -> int:
@@ -145,9 +142,10 @@ class Estate:
     def _word(self, at: int) -> int:
         return int(_WORD.unpack_from(self._map, at)[0])
 
-    def _slots(self, at: int, slot: struct.Struct, count: int) -> Iterator[tuple[int, tuple[int, ...]]]:
-        for row in slot.iter_unpack(self._map[at : at + count * slot.size]):
-            yield row[0], row
+    def _slots(self, at: int, slot_bytes: int, count: int) -> _Slots:
+        """A table's slots; the first word of each is its key. Clients wait for this, so no loop looks at each."""
+        words = memoryview(self._map[at : at + count * slot_bytes]).cast("Q")
+        return _Slots(words[:: slot_bytes // _WORD.size].tolist())
 
     # -- the mount ------------------------------------------------------------------------------------------
 
@@ -334,15 +332,9 @@ class Estate:
 class _Slots:
     """Which slot of a table has what, and which are free."""
 
-    def __init__(self, taken: Iterator[int]) -> None:
-        self._by_key: dict[int, int] = {}
-        self._free: list[int] = []
-        for slot, key in enumerate(taken):
-            if key:
-                self._by_key[key] = slot
-            else:
-                self._free.append(slot)
-        self._free.reverse()
+    def __init__(self, keys: Sequence[int]) -> None:
+        self._by_key = {key: slot for slot, key in enumerate(keys) if key}
+        self._free = [slot for slot in range(len(keys) - 1, -1, -1) if not keys[slot]]
 
     @property
     def has_room(self) -> bool:
