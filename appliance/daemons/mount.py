@@ -12,6 +12,7 @@ import importlib
 import logging
 import os
 import signal
+import threading
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
@@ -30,6 +31,8 @@ from appliance.control.tree import tree_methods
 from appliance.control.versions import version_methods
 from appliance.daemons import keeping
 from appliance.daemons.room import LOOK_SECONDS, TargetRoom
+from appliance.shares import sessions
+from appliance.shares.settings import ShareSettings
 from vnafs import store as archive_store
 from vnafs.domain.copies import Copy
 from vnafs.domain.errors import Busy, DaemonUnreachable, NotFound, RecallFailed, Refused, VnaError
@@ -87,7 +90,7 @@ def run(configuration: Configuration, faults: Faults, *, keeper: str = "") -> in
         )
         identity = archive_store.archive_id(engine, archive) if descriptors else b""
         filesystem, kept = _open(configuration, identity, end, descriptors, open_tree)
-        ready = functools.partial(_ready, system.engine_for(configuration.file_system.engine), end)
+        ready = functools.partial(_ready, configuration, end, is_new="inheritance" not in kept)
         copies.facts = filesystem.facts
         _forget_staged(configuration.folder("staging"))
         system.make_mount_point(configuration.mount)
@@ -155,11 +158,18 @@ def _forget_staged(folder: str) -> None:
                 os.unlink(os.path.join(folder, name))
 
 
-def _ready(engine: str, end: keeping.KeeperEnd | None) -> None:
-    log.info("mount.ready", extra={"engine": engine})
+def _ready(configuration: Configuration, end: keeping.KeeperEnd | None, *, is_new: bool) -> None:
+    log.info("mount.ready", extra={"engine": system.engine_for(configuration.file_system.engine)})
     if end is not None:
         end.serves()
         system.as_whoever_started_us()
+    if is_new:  # in a thread of its own, because the tree's answers clients meanwhile
+        threading.Thread(target=_tell_servers, args=(configuration.shares,), daemon=True).start()
+
+
+def _tell_servers(shares: Sequence[ShareSettings]) -> None:
+    if sessions.look_again(shares, system.run):
+        log.info("mount.nfs_server_told")
 
 
 async def _serve(

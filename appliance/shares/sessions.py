@@ -1,4 +1,4 @@
-"""Clients of shares whose tree was taken away: their sessions stand in a directory that is gone, and stay there."""
+"""Clients of shares whose tree was taken away: what servers keep for them is of a mount that is gone, and stays so."""
 
 from __future__ import annotations
 
@@ -29,3 +29,20 @@ def close(shares: Iterable[ShareSettings], run: Run) -> list[str]:
 def closing(name: str) -> list[str]:
     """The command for one share."""
     return ["smbcontrol", "smbd", "close-share", name]
+
+
+def look_again(shares: Iterable[ShareSettings], run: Run) -> bool:
+    """Have the kernel's NFS server forget which mount its exports are on: handles then lead to the one that is there.
+
+    Whether it was told: not without shares by NFS, nor where it is not installed (exportfs(8)).
+    """
+    if not any(share.protocol == "nfs" for share in shares):
+        return False
+    try:
+        return run(FORGETTING).code == 0
+    except Refused:
+        return False
+
+
+FORGETTING = ("exportfs", "-f")
+"""Looks at no export and asks no mount for anything."""

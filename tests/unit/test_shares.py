@@ -319,3 +319,23 @@ def test_a_machine_without_samba_has_no_clients_to_tell():
         raise Refused(what="Running smbcontrol", why="it is not installed here")
 
     assert sessions.close(parse(smb()).shares, run) == []
+
+
+def test_the_kernels_nfs_server_looks_again_where_something_is_shared_by_nfs():
+    said = []
+
+    def run(words, *, text="", secret=""):
+        said.append(words)
+        return Ran(0, "", "")
+
+    assert not sessions.look_again(parse(smb()).shares, run)
+    assert said == []
+    assert sessions.look_again(parse(smb(folder="a"), nfs(folder="b")).shares, run)
+    assert said == [("exportfs", "-f")]
+
+
+def test_a_machine_without_the_kernels_nfs_server_has_nothing_to_look_at():
+    def run(words, *, text="", secret=""):
+        raise Refused(what="Running exportfs", why="it is not installed here")
+
+    assert not sessions.look_again(parse(nfs()).shares, run)
