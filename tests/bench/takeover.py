@@ -22,7 +22,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Container, Generator, Iterator
 from pathlib import Path
 
 from tests.system.archives import QUICK, Archive, an_archive, with_engine
@@ -37,9 +37,10 @@ STARTED = re.compile(rb'supervisor\.(?:started|promoted) daemon="mount" pid=(\d+
 class Clients:
     """Threads that each own a folder; what went wrong is in `wrong`, the longest call in `longest`."""
 
-    def __init__(self, share: Path, seed: int) -> None:
+    def __init__(self, share: Path, seed: int, *, listed: int = LISTED, without: Container[str] = ()) -> None:
         self.share = share
         self.seed = seed
+        self.listed = listed
         self.wrong: list[str] = []
         self.longest = (0.0, "")
         self.away: dict[str, list[float]] = {"once": [], "twice": []}
@@ -54,16 +55,17 @@ class Clients:
             for number, work in enumerate(
                 (self.write, self.read, self.name, self.orphans, self.listing, self.attributes)
             )
+            if work.__name__ not in without
         ]
 
     def start(self) -> None:
         for thread in self._threads:
             thread.start()
 
-    def stop(self) -> None:
+    def stop(self, *, patience_seconds: float = 60.0) -> None:
         self._stop.set()
         for thread in self._threads:
-            thread.join(60)
+            thread.join(patience_seconds)
             if thread.is_alive():
                 self.wrong.append(f"{thread.name} hangs")
 
@@ -230,7 +232,7 @@ class Clients:
 
     def listing(self, folder: Path, dice: random.Random) -> Generator[None]:
         """A large directory, listed so slowly that processes change meanwhile, while other names come and go."""
-        stays = {f"stays-{number:05}" for number in range(LISTED)}
+        stays = {f"stays-{number:05}" for number in range(self.listed)}
         for name in stays:
             os.close(os.open(folder / name, os.O_WRONLY | os.O_CREAT))
             self.expected[folder / name] = b""
