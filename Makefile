@@ -57,6 +57,7 @@ unit: setup-test ## Only the tests that need no mount and no server
 	@$(PYTEST) -n 2 -m "not soak" tests/unit tests/model
 
 soak: setup-test ## The long suites in full; resumable, logs under build/soak
+	@bash .ci/packages soak
 	@mkdir -p build/soak
 	@$(PYTHON) -m tests.soak
 

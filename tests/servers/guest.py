@@ -49,7 +49,7 @@ KVM, EMULATION = "kvm", "tcg,thread=multi,tb-size=512"
 CPUS = {KVM: "host", EMULATION: "Nehalem"}
 """Nehalem is what numpy needs at least."""
 KERNEL_WORDS = "root=/dev/vda rw console=ttyS0 quiet net.ifnames=0 mitigations=off oops=panic clearcpuid=cx16"
-"""Without the last one the guest's kernel falls: qemu 7.2 emulates cmpxchg16b with flags that are none."""
+"""The last: emulated by qemu 7.2 the guest's kernel fell twice, once right behind a cmpxchg16b; not since."""
 COMMAND_SECONDS_MAX = 120.0
 MEMORY_MEBIBYTES = 2048
 COMMANDS = ("mmdebstrap", "qemu-system-x86_64", "mkfs.ext4", "unshare")

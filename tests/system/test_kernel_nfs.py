@@ -1,6 +1,7 @@
 """The kernel's NFS server, Kerberos and a newer Samba on what `vna share render` writes, in a guest with Debian 13.
 
 Units of systemd run there: vnafs.service as rendered, Debian's nfs-server, rpc-gssd, rpc-svcgssd, krb5-kdc and smbd.
+`make soak` runs them: making the image and booting it takes many minutes where nothing but emulation runs a guest.
 Clients are the kernel's own, NFSv3 and NFSv4.2, in network namespaces with addresses of their own.
 """
 
@@ -15,7 +16,7 @@ import pytest
 from tests.servers.guest import Guest, a_guest
 from tests.system.archives import QUICK, until, with_engine
 
-pytestmark = [pytest.mark.system, pytest.mark.xdist_group("guest"), pytest.mark.timeout(3600)]
+pytestmark = [pytest.mark.system, pytest.mark.soak, pytest.mark.xdist_group("guest"), pytest.mark.timeout(3600)]
 
 SERVER, CLIENT = "192.0.2.1", "192.0.2.2"
 ELSEWHERE, STRANGER = "198.51.100.1", "198.51.100.2"
