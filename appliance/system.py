@@ -90,6 +90,11 @@ def hold_stop_signals() -> None:
     signal.pthread_sigmask(signal.SIG_BLOCK, STOPPING)
 
 
+def let_stop_signals() -> None:
+    """Have them again in this thread, also those that came meanwhile."""
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPPING)
+
+
 def make_mount_point(path: str) -> None:
     """Make the directory to mount on, unless something is there, be it a mount whose server died. Raises Refused."""
     try:

@@ -13,7 +13,7 @@ import logging
 import os
 import signal
 import threading
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
 import trio
@@ -72,6 +72,7 @@ def run(configuration: Configuration, faults: Faults, *, keeper: str = "") -> in
         end, descriptors = keeping.given(keeper)
         configuration = load(archive)  # who waited read it long ago
         if descriptors:
+            system.hold_stop_signals()  # whoever is asked to end from here on takes the mount away
             system.hurry()  # clients wait
     open_files_max = system.raise_open_files()
     engine, clock = archive_store.open_namespace(archive, faults=faults), FileClock()
@@ -206,7 +207,8 @@ async def _serve(
     engine = system.engine_for(configuration.file_system.engine)
     options = MountOptions(allow_other=configuration.file_system.allow_other and os.geteuid() == 0, admission=admission)
     try:
-        with trio.CancelScope() as scope:
+        with trio.open_signal_receiver(*system.STOPPING) as signals, trio.CancelScope() as scope:
+            system.let_stop_signals()  # before anything is mounted or taken over
             served = functools.partial(
                 _engine(engine),
                 filesystem,
@@ -219,7 +221,7 @@ async def _serve(
             room = TargetRoom(lambda: [target.url for target in load(configuration.archive).targets])
             await together(
                 served,
-                functools.partial(_until_signal, scope),
+                functools.partial(_until_signal, signals, scope),
                 functools.partial(_follow_room, room, filesystem),
             )
     finally:
@@ -241,12 +243,11 @@ def _engine(name: str) -> Callable[..., Awaitable[None]]:
     return serve
 
 
-async def _until_signal(scope: trio.CancelScope) -> None:
-    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
-        async for number in signals:
-            log.info("mount.stopping", extra={"signal": number})
-            scope.cancel()
-            return
+async def _until_signal(signals: AsyncIterator[int], scope: trio.CancelScope) -> None:
+    async for number in signals:
+        log.info("mount.stopping", extra={"signal": number})
+        scope.cancel()
+        return
 
 
 class DaemonRecaller:

@@ -337,6 +337,15 @@ class Served:
         for pid in templates(self.process.pid):
             os.kill(pid, signal.SIGKILL)
 
+    @contextlib.contextmanager
+    def standing_still(self) -> Iterator[None]:
+        """The supervisor notices nothing meanwhile."""
+        self.process.send_signal(signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            self.process.send_signal(signal.SIGCONT)
+
     def wait_ready(self, times: int) -> None:
         """Until it answered so often from its start on."""
         until = time.monotonic() + READY_SECONDS_MAX

@@ -144,7 +144,8 @@ def test_a_spare_that_dies_together_with_the_mount_is_made_again(archive: Archiv
         (archive.share / f"f{number}").write_bytes(b"bytes")
         served.wait_ready(ready + 1)
         warm(served)
-    assert archive.log.read_bytes().count(b"supervisor.promoted") == 2
+    # a spare that is just dying may be given the mount too
+    assert archive.log.read_bytes().count(b'supervisor.started daemon="mount"') == 1, "nothing was loaded anew"
 
 
 def test_a_template_that_dies_is_no_loss(archive: Archive) -> None:
@@ -163,9 +164,10 @@ def test_a_template_that_dies_together_with_its_spare_and_the_mount_is_no_loss(a
     served = Served(archive)
     warm(served)
     ready = served.times_ready()
-    served.kill_template()
-    served.kill_spare()
-    served.kill()
+    with served.standing_still():
+        served.kill_template()
+        served.kill_spare()
+        served.kill()
     (archive.share / "f").write_bytes(b"bytes")
     served.wait_ready(ready + 1)
     assert b"supervisor.promoted" not in archive.log.read_bytes()
@@ -196,7 +198,7 @@ def test_a_process_that_is_killed_again_and_again_is_back_without_loading_anew(a
         served.kill()
         served.wait_ready(ready + 1)
         (archive.share / f"f{number}").write_bytes(b"bytes")
-    assert archive.log.read_bytes().count(b"supervisor.promoted") == 6
+    assert archive.log.read_bytes().count(b'supervisor.started daemon="mount"') == 1, "nothing was loaded anew"
     assert takeover.templates(served.process.pid) == [template]
 
 
