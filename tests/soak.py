@@ -127,6 +127,9 @@ SUITES: Mapping[str, Suite] = {
         "-m pytest -q -p no:cacheprovider --timeout 0 tests/system/test_kernel_nfs.py -k pacs_stores",
         4 * 3600,
     ),
+    "worst-day": Suite(
+        "-m tests.bench.worst_day --seed {seed}", "-m tests.bench.worst_day --files 40 --seed {seed}", 3600
+    ),
     "crowded": Suite("-m tests.bench.crowded", "-m tests.bench.crowded --files 20000", 3600),
     "dbench": Suite("-m tests.bench.dbench", "-m tests.bench.dbench --rounds 2 --seconds 2", 3600),
     "million": Suite("-m tests.bench.million --files 1000000", "-m tests.bench.million --files 2000", 2 * 3600),
