@@ -19,6 +19,11 @@ def test_names_of_new_files_follow_their_bytes_where_both_are_journaled_at_once(
         assert names_follow_bytes(str(place))
 
 
+def test_ext2_has_no_journal_and_the_magic_of_ext4(tmp_path: Path) -> None:
+    with a_disk(tmp_path, "ext2") as place:
+        assert not names_follow_bytes(str(place))
+
+
 def test_elsewhere_they_may_not() -> None:
     with tempfile.TemporaryDirectory(dir="/dev/shm") as memory:
         assert not names_follow_bytes(memory)

@@ -12,7 +12,6 @@ import dataclasses
 import errno
 import logging
 import os
-import sys
 from collections.abc import Callable
 
 from vnafs.domain.clock import Clock, Instant
@@ -22,11 +21,7 @@ log = logging.getLogger(__name__)
 
 _LIBC = ctypes.CDLL(None, use_errno=True)
 _LIBC.sync_file_range.argtypes = (ctypes.c_int, ctypes.c_int64, ctypes.c_int64, ctypes.c_uint)
-_LIBC.statfs.argtypes = (ctypes.c_char_p, ctypes.c_void_p)
-_STATFS_BYTES = 120
-"""Of struct statfs on every 64-bit Linux, which begins with the type as a word of 64 bits (statfs(2))."""
-_JOURNALED = frozenset({0xEF53, 0x58465342})
-"""EXT4_SUPER_MAGIC and XFS_SUPER_MAGIC (include/uapi/linux/magic.h)."""
+_JOURNALED = frozenset({"ext4", "xfs"})
 _NOWHERE = 1 << 62
 """Behind the end that any file can have."""
 _WAIT_BEFORE = 1
@@ -64,10 +59,15 @@ def names_follow_bytes(directory: str) -> bool:
     ext4 and XFS make a file and its name in one transaction, and a sync of the file waits for that one and all before
     (ext4_fsync_journal, xfs_file_fsync). fsync(2) promises it of no file system. Renames are another transaction.
     """
-    found = ctypes.create_string_buffer(_STATFS_BYTES)
-    if _LIBC.statfs(os.fsencode(directory), found) != 0:
+    try:
+        device = os.stat(directory).st_dev
+        with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as mounts:
+            fields = [line.split() for line in mounts]
+    except OSError:
         return False
-    return int.from_bytes(found.raw[:8], sys.byteorder) in _JOURNALED
+    wanted = f"{os.major(device)}:{os.minor(device)}"
+    # not by the magic of statfs(2), which ext2 shares
+    return any(line[2] == wanted and line[line.index("-") + 1] in _JOURNALED for line in fields)
 
 
 def check_kept(descriptor: int, what: str) -> None:
