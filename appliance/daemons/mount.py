@@ -68,11 +68,11 @@ def run(configuration: Configuration, faults: Faults, *, keeper: str = "") -> in
     end: keeping.KeeperEnd | None = None
     descriptors: Sequence[int] = ()
     if keeper:
+        system.hold_stop_signals()  # whoever is asked to end from here on takes the mount away
         _engine(system.engine_for(configuration.file_system.engine))  # whoever waits to be needed has it loaded
         end, descriptors = keeping.given(keeper)
         configuration = load(archive)  # who waited read it long ago
         if descriptors:
-            system.hold_stop_signals()  # whoever is asked to end from here on takes the mount away
             system.hurry()  # clients wait
     open_files_max = system.raise_open_files()
     engine, clock = archive_store.open_namespace(archive, faults=faults), FileClock()

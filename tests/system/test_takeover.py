@@ -237,6 +237,19 @@ def test_a_copy_of_the_template_is_a_child_of_the_supervisor_that_ends_with_it(a
     assert not os.path.ismount(archive.mount)
 
 
+def test_who_is_asked_to_end_while_it_takes_over_takes_the_mount_away(archive: Archive) -> None:
+    served = Served(archive)
+    warm(served)
+    family = takeover.children(served.process.pid)
+    served.kill()
+    until(lambda: b"supervisor.promoted" in archive.log.read_bytes(), "a spare takes over")
+    family |= takeover.children(served.process.pid)
+    served.process.kill()  # which asks all the others
+    served.process.wait()
+    until(lambda: not any(os.path.exists(f"/proc/{pid}") for pid in family), "nobody is left behind")
+    assert not os.path.ismount(archive.mount)
+
+
 def test_no_process_that_ended_is_left_unburied(archive: Archive) -> None:
     served = Served(archive)
     for _ in range(3):
