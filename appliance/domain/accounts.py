@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import pwd
 
-from appliance.domain.commands import Run
+from appliance.domain.commands import Run, must
 from vnafs.domain.errors import Refused
 
 MARK = "breaks the glass of a share"
@@ -46,8 +46,8 @@ def make(name: str, password: str, run: Run) -> None:
     check_password(name, password)
     if was_made_here(name) is None:
         words = ["useradd", "--system", "--no-create-home", "--home-dir", "/nonexistent", "--shell", _SHELL]
-        _must(run, [*words, "--comment", MARK, name], what)
-    _must(run, ["smbpasswd", "-s", "-a", name], what, text=f"{password}\n{password}\n")
+        must(run, [*words, "--comment", MARK, name], what)
+    must(run, ["smbpasswd", "-s", "-a", name], what, text=f"{password}\n{password}\n")
 
 
 def remove(name: str, run: Run) -> bool:
@@ -55,15 +55,9 @@ def remove(name: str, run: Run) -> bool:
     is_ours = was_made_here(name)
     if is_ours:
         run(["smbpasswd", "-x", name])  # says no when it has none
-        _must(run, ["userdel", name], f"Removing account {name}")
+        must(run, ["userdel", name], f"Removing account {name}")
     return is_ours is not False
 
 
 def _making(name: str) -> str:
     return f"Making account {name}"
-
-
-def _must(run: Run, words: list[str], what: str, *, text: str = "") -> None:
-    ran = run(words, text=text)
-    if ran.code:
-        raise Refused(what=what, why=ran.reason)

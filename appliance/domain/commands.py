@@ -6,6 +6,8 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Protocol
 
+from vnafs.domain.errors import Refused
+
 SECRET = "{secret}"  # noqa: S105 - it stands for one
 """Among a command's words: the name of a file with the secret, which lies in memory and goes with the command."""
 PACKAGES = "apt-get install samba winbind libnss-winbind smbclient"
@@ -32,3 +34,10 @@ class Run(Protocol):
     def __call__(self, words: Sequence[str], *, text: str = "", secret: str = "") -> Ran:
         """To its end; *text* is its standard input. Raises Refused when it cannot run or does not end."""
         ...
+
+
+def must(run: Run, words: Sequence[str], what: str, *, text: str = "", secret: str = "") -> None:
+    """Run one that succeeds. Raises Refused: *what* went wrong, with what it said."""
+    ran = run(words, text=text, secret=secret)
+    if ran.code:
+        raise Refused(what=what, why=ran.reason)

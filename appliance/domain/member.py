@@ -7,11 +7,10 @@ alone: never among their arguments, in their environment, on a disk or in a log.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
 
-from appliance.domain.commands import SECRET, Run
+from appliance.domain.commands import SECRET, Run, must
 from appliance.domain.settings import DomainSettings
-from vnafs.domain.errors import InvalidArgument, Refused
+from vnafs.domain.errors import InvalidArgument
 
 SERVICES = ("cifs", "nfs")
 """That clients ask the domain for tickets to: SMB and NFS."""
@@ -55,29 +54,23 @@ def join(domain: DomainSettings, login: Login, run: Run) -> bool:
     is_new = not is_joined(run)
     if is_new:
         words = ["net", "ads", "join", *([f"createcomputer={domain.unit}"] if domain.unit else [])]
-        _must(run, [*words, *login.words], f"Joining {domain.realm}", secret=login.secret)
+        must(run, [*words, *login.words], f"Joining {domain.realm}", secret=login.secret)
     names = {name.casefold() for name in service_names(run)}
     for service in SERVICES:
         name = f"{service}/{domain.host}"
         if name not in names:
-            _must(run, ["net", "ads", "setspn", "add", name, "-P"], f"Naming this machine {name}")
-    _must(run, ["net", "ads", "keytab", "create", "-P"], f"Writing {KEYTAB}")
+            must(run, ["net", "ads", "setspn", "add", name, "-P"], f"Naming this machine {name}")
+    must(run, ["net", "ads", "keytab", "create", "-P"], f"Writing {KEYTAB}")
     return is_new
 
 
 def leave(domain: DomainSettings, login: Login, run: Run, *, keep_account: bool = False) -> None:
     """Be no member any more. Raises Refused with what the domain said."""
     words = ["net", "ads", "leave", *(["--keep-account"] if keep_account else []), *login.words]
-    _must(run, words, f"Leaving {domain.realm}", secret=login.secret)
+    must(run, words, f"Leaving {domain.realm}", secret=login.secret)
 
 
 def service_names(run: Run) -> list[str]:
     """What tickets are made for, as the domain has it; none where it does not say."""
     ran = run(["net", "ads", "setspn", "list", "-P"])
     return [line.strip() for line in ran.output.splitlines() if "/" in line] if ran.code == 0 else []
-
-
-def _must(run: Run, words: Sequence[str], what: str, *, secret: str = "") -> None:
-    ran = run(words, secret=secret)
-    if ran.code:
-        raise Refused(what=what, why=ran.reason)
